@@ -1,0 +1,66 @@
+"""The verbs and their options are a promise: taking one away must be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from typer.main import get_command
+from typer.testing import Result
+
+import visgen
+from visgen.cli.main import app
+
+COMMON = {"--model", "-m", "--dtype", "--device", "--offline", "--output", "-o", "--help", "-h"}
+OPTIONS = {
+    "generate": {"--num-images", "-n", "--label", "--negative", "--seed", "--guidance-scale", "--top-k", "--top-p"}
+    | {"--temperature", "--grid", "--progressive"}
+    | COMMON,
+    "edit": {"--box", "--mask", "--invert", "--paste", "--prompt", "--label", "--num-images", "-n", "--seed"}
+    | {"--guidance-scale"}
+    | COMMON,
+    "reconstruct": {"--tile", "--progressive"} | COMMON,
+    "models": {"--json", "--help", "-h"},
+    "train": {"--fresh", "--help", "-h"},
+    "info": {"--help", "-h"},
+}
+ARGUMENTS = {"generate": "PROMPT…", "edit": "IMAGE", "reconstruct": "IMAGE…", "train": "RECIPE", "info": "IMAGE.png…"}
+
+
+def options_of(verb: str) -> set[str]:
+    command = get_command(app).commands[verb]
+    parameters = [p for p in command.params if p.param_type_name == "option"]
+    return {name for p in parameters for name in p.opts} | {"--help", "-h"}
+
+
+def test_the_verbs() -> None:
+    assert set(get_command(app).commands) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_the_options_of_a_verb(verb: str) -> None:
+    assert options_of(verb) == OPTIONS[verb]
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_a_verb(run: Callable[..., Result], verb: str, flag: str) -> None:
+    result = run(verb, flag)
+    assert result.exit_code == 0
+    assert f"Usage: visgen {verb}" in result.stdout
+    assert ARGUMENTS.get(verb, "") in result.stdout
+
+
+def test_help_lists_every_verb(run: Callable[..., Result]) -> None:
+    text = run("--help").stdout
+    assert all(verb in text for verb in OPTIONS)
+
+
+def test_version(run: Callable[..., Result]) -> None:
+    assert run("--version").stdout == f"visgen {visgen.__version__}\n"
+
+
+def test_no_verb_shows_help(run: Callable[..., Result]) -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert "Usage: visgen" in result.output

@@ -1,0 +1,141 @@
+"""Averaged weights, optimizer split, frozen parts, losses, LPIPS layout."""
+
+import pytest
+import torch
+from torch import nn
+from toy import ToyModel, ToyObjective
+
+from visgen.errors import InputError
+from visgen.training import OBJECTIVES
+from visgen.training.ema import Ema, ema_decay
+from visgen.training.losses import (
+    AdversarialLoss,
+    PatchDiscriminator,
+    PerceptualLoss,
+    gradient_loss,
+    object_weight,
+    pixel_loss,
+)
+from visgen.training.optimizers import build_optimizers
+from visgen.training.perceptual import _WIDTHS
+from visgen.training.recipe import EmaSpec, OptimizerSpec
+
+
+def test_ema_follows_and_copies_buffers():
+    model = ToyModel()
+    ema = Ema(model, EmaSpec(decay=0.9, warmup=False))
+    before = model.head.weight.detach().clone()
+    with torch.no_grad():
+        model.head.weight += 1
+        model.seen += 3
+    ema.update(0)
+    assert torch.allclose(ema.model.head.weight, before + 0.1) and ema.model.seen == 3
+    assert not ema.model.head.weight.requires_grad and model.head.weight.requires_grad
+    assert Ema(model, None).model is model
+    assert [ema_decay(EmaSpec(0.9), step) for step in (0, 8, 1000)] == [0.1, 0.5, 0.9]
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest():
+    objective = ToyObjective(adversary=True)
+    adamw, muon = build_optimizers(objective, OptimizerSpec("muon")).optimizers
+    assert [id(p) for group in muon.param_groups for p in group["params"]] == [id(objective.model.blocks[0].weight)]
+    decay, spared = adamw.param_groups
+    assert [p.ndim for p in decay["params"]] == [2] and {p.ndim for p in spared["params"]} == {1}
+    assert (decay["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    assert len(build_optimizers(objective, OptimizerSpec()).optimizers) == 1
+    optimizers = build_optimizers(objective, OptimizerSpec("muon", lr=1.0, muon_lr=2.0))
+    optimizers.set_factor(0.5)
+    assert [group["lr"] for o in optimizers.optimizers for group in o.param_groups] == [0.5, 0.5, 1.0]
+
+
+def test_muon_says_what_it_needs(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(InputError, match=r"torch 2\.9"):
+        build_optimizers(ToyObjective(), OptimizerSpec("muon"))
+
+
+def test_frozen_parts_are_neither_trained_nor_stored():
+    class Frozen(ToyObjective):
+        frozen = ("teacher", "absent")
+
+        def __init__(self):
+            super().__init__()
+            self.teacher, self.absent = nn.Sequential(nn.Linear(2, 2), nn.Dropout()), None
+
+    objective = Frozen().train()
+    objective.freeze()
+    assert not objective.teacher[1].training and objective.model.training
+    assert not any(p.requires_grad for p in objective.teacher.parameters())
+    state = objective.training_state()
+    assert not any("teacher" in name for name in [*state, *dict(objective.trained())])
+    objective.load_training_state(state)
+    with pytest.raises(ValueError, match=r"model\.seen"):
+        objective.load_training_state({k: v for k, v in state.items() if k != "model.seen"})
+
+
+def test_pixel_losses():
+    target = torch.zeros(1, 3, 32, 32)
+    assert pixel_loss(target + 0.5, target) == 1.0
+    assert pixel_loss(target + 0.5, target, torch.full((1, 1, 32, 32), 3.0)) == 3.0
+    assert gradient_loss(target + 0.5, target) == 0
+    ramp = torch.arange(32.0).expand(1, 3, 32, 32)
+    assert gradient_loss(ramp, target) == 1.0
+    spot = target.clone()
+    spot[..., 16, 16] = 1
+    weight = object_weight(spot)
+    assert weight.shape == (1, 1, 32, 32) and weight[0, 0, 16, 16] == 5 and weight[0, 0, 0, 31] == 1
+    blur = nn.functional.avg_pool2d(spot, 21, 1, 10, count_include_pad=False)
+    assert torch.allclose(weight, 1 + 4 * (4 * (spot - blur).abs().mean(1, keepdim=True)).clamp(max=1))
+
+
+def test_adversarial_terms():
+    layer, images = nn.Conv2d(3, 3, 1), torch.randn(2, 3, 32, 32)
+    gan = AdversarialLoss(weight=0.5, start_step=4, warmup_steps=2, hidden_size=8, num_layers=2)
+    recon = layer(images)
+    base = (recon - images).square().mean()
+    assert gan.generator_term(recon, base, layer.weight, 3) == {}
+    term = gan.generator_term(recon, base, layer.weight, 4)
+    ours, theirs = (torch.autograd.grad(x, layer.weight, retain_graph=True)[0] for x in (term["adversarial"], base))
+    assert ours.norm() == pytest.approx(0.5 * theirs.norm().item(), rel=0.05)
+    assert gan.discriminator_term(images, recon.detach(), 1) is None
+    gan.discriminator_term(images, recon.detach(), 2)["loss"].backward()
+    assert all(p.grad is not None for p in gan.parameters()) and layer.weight.grad is None
+    assert PatchDiscriminator(8, 3)(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 6, 6)
+
+
+def test_perceptual_loss_reads_the_official_layouts(tmp_path):
+    vgg16 = pytest.importorskip("torchvision.models").vgg16
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in vgg16(weights=None).state_dict().items() if k.startswith("features.")}
+    state = {k: torch.randn(shape) * (0.05 if len(shape) == 4 else 0) for k, shape in shapes.items()}
+    torch.save({**state, "classifier.0.bias": torch.zeros(1)}, tmp_path / "vgg16.pth")
+    linear = {f"lin{k}.model.1.weight": torch.full((1, width, 1, 1), 2.0) for k, width in enumerate(_WIDTHS)}
+    torch.save(linear, tmp_path / "vgg.pth")
+    plain = PerceptualLoss(tmp_path / "vgg16.pth")
+    doubled = PerceptualLoss(tmp_path / "vgg16.pth", tmp_path / "vgg.pth")
+    a, b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    a.requires_grad_()
+    assert plain(a, a) == 0 and plain(a, b) > 0
+    assert doubled(a, b).item() == pytest.approx(2 * plain(a, b).item(), rel=1e-5)
+    plain(a, b).backward()
+    assert a.grad.abs().sum() > 0 and not any(p.requires_grad for p in plain.parameters())
+    with pytest.raises(InputError, match="linear_path"):
+        PerceptualLoss(tmp_path / "vgg16.pth", tmp_path / "vgg16.pth")
+
+
+def test_perceptual_loss_needs_a_file(tmp_path):
+    pytest.importorskip("torchvision")
+    with pytest.raises(InputError, match="weights_path"):
+        PerceptualLoss(None)
+    torch.save({"features.0.bias": torch.zeros(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(InputError, match="vgg16"):
+        PerceptualLoss(tmp_path / "wrong.pth")
+
+
+def test_importing_the_package_loads_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, visgen.training; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert "multiscale-tokenizer" in OBJECTIVES

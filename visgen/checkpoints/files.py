@@ -1,0 +1,80 @@
+"""Reading official weight files: safetensors, or pickles of plain tensors. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from visgen.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+WRAPPER_KEYS = ("state_dict", "model")  # a training script's usual names for the weights among other things
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file or of a `.pth`, `.pt`, `.bin` or `.ckpt` pickle, on the CPU.
+
+    Pickles are read with `weights_only=True` and memory-mapped where their format allows. If the top level is no state
+    dict but holds one under "state_dict" or "model", that one is returned, and the log says so.
+
+    Raises:
+        InputError: no such file, another suffix, a broken file, a pickle that holds code, or no tensors inside.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"path {str(path)!r} is no file; give a .safetensors or .pth file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in PICKLES:
+        known = ", ".join((".safetensors", *PICKLES))
+        raise InputError(f"path {str(path)!r} ends in {path.suffix!r}; weight files end in one of {known}")
+    return _tensors_of(_read_pickle(path), path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"path {str(path)!r} is no readable safetensors file ({error})") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files of before torch 1.6 are not zip archives and cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"path {str(path)!r} holds more than plain tensors, so it could run code and is refused; "
+            "convert it to safetensors where you trust it"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"path {str(path)!r} cannot be read as weights ({error})") from error
+
+
+def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+    if _is_state_dict(content):
+        return dict(content)
+    for key in WRAPPER_KEYS:
+        if isinstance(content, Mapping) and _is_state_dict(content.get(key)):
+            logger.info("%s: taking the weights under %r", path, key)
+            return dict(content[key])
+    raise InputError(
+        f"path {str(path)!r} holds no state dict of tensors, at its top level or under {' or '.join(WRAPPER_KEYS)}"
+    )
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())

@@ -1,0 +1,96 @@
+"""What the command says, and how a verb ends: errors become one line and an exit code, warnings one line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from visgen.errors import InputError
+
+DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# What the operating system answers to a path that a user mistyped; a full disk is not among them.
+PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+# Modules that only an extra brings → the extra.
+EXTRAS = {
+    "accelerate": "train",
+    "scipy": "eval",
+    "torch_fidelity": "eval",
+    "torchmetrics": "eval",
+    "torchvision": "eval",
+    "tqdm": "train",
+    "yaml": "train",
+}
+
+
+@dataclass
+class Settings:
+    """The options that stand before the verb. One command runs per process, so one object holds them."""
+
+    debug: bool = False
+
+
+settings = Settings()
+
+
+def say(text: str) -> None:
+    """One line of results on stdout."""
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """One line on stderr, whatever line breaks the text had."""
+    print("visgen: " + " ".join(text.split()), file=sys.stderr, flush=True)
+
+
+def guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a verb: bad input ends with 2, an interrupt with 130, anything else with 1, none with a traceback."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with warnings.catch_warnings():
+            _shorten_warnings()
+            try:
+                return verb(*args, **kwargs)
+            except (typer.Exit, BrokenPipeError):  # typer ends these quietly
+                raise
+            except (Exception, KeyboardInterrupt) as error:
+                if settings.debug:
+                    traceback.print_exc()
+                code, text = verdict(error)
+                note(text)
+                raise typer.Exit(code) from None
+
+    return run
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of an exception."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, InputError):
+        return BAD_INPUT, str(error)
+    if isinstance(error, PATH_ERRORS):
+        place = f"{error.filename}: " if error.filename else ""
+        return BAD_INPUT, place + (error.strerror or str(error))
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return BAD_INPUT, f"this needs {error.name}: pip install 'visgen[{EXTRAS[error.name]}]'"
+    name = type(error).__name__
+    return INTERNAL, f"internal error: {name}: {error} (`visgen --debug …` shows the traceback)"
+
+
+def _shorten_warnings() -> None:
+    """Show what is meant for users, in one line; libraries' deprecations only with --debug."""
+    if settings.debug:
+        return
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", category=UserWarning)
+    warnings.showwarning = lambda message, *place: note(f"warning: {message}")

@@ -1,0 +1,88 @@
+"""Options that several verbs share. An absent option is not passed on, so the model's own default holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from visgen.errors import InputError
+
+DEFAULT_MODEL = "scenes-var"
+
+
+class Off:
+    """The word `none` on the command line: switches a filter off, where absence keeps the model's default."""
+
+    def __repr__(self) -> str:
+        return "none"
+
+
+OFF = Off()
+
+
+def _number_or_none(text: str) -> int | Off:
+    return OFF if text.lower() == "none" else int(text)
+
+
+def _fraction_or_none(text: str) -> float | Off:
+    return OFF if text.lower() == "none" else float(text)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were on the command line: absent ones (None) are left out, `none` becomes None."""
+    return {
+        name: None if isinstance(value, Off) else value
+        for name, value in options.items()
+        if value is not None and value != []
+    }
+
+
+Model = Annotated[
+    str, typer.Option("-m", "--model", help="Name from `visgen models`, hub id, or folder.", metavar="MODEL")
+]
+Count = Annotated[int, typer.Option("-n", "--num-images", min=1, help="Images per prompt or label.")]
+Labels = Annotated[list[int] | None, typer.Option("--label", help="Class label, for class models; repeatable.")]
+Negative = Annotated[str | None, typer.Option("--negative", help="Prompt that guidance leads away from.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same image.")]
+Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="1 is off.")]
+TopK = Annotated[
+    Any, typer.Option("--top-k", parser=_number_or_none, metavar="K|none", help="Draw from the K likeliest tokens.")
+]
+TopP = Annotated[
+    Any, typer.Option("--top-p", parser=_fraction_or_none, metavar="P|none", help="Draw from this much probability.")
+]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="Above 0; below 1 is bolder.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16, float16, or auto: as stored.", metavar="DTYPE"),
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", metavar="DEVICE")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="A .png for one picture, else a folder.", metavar="PATH")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine already.")]
+Progressive = Annotated[bool, typer.Option("--progressive", help="A strip: the image after each scale.")]
+
+
+def open_model(name: str, task: str, dtype: str | None, device: str | None, offline: bool = False) -> Any:
+    """The pipeline of `visgen.load`, with only the options that were given; its bar shows on a terminal only."""
+    import visgen
+
+    if device is not None:
+        _check_device(device)
+    pipe = visgen.load(name, task=task, **given(dtype=dtype, device=device, local_files_only=offline or None))
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
+    return pipe
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that this machine has not, before anything is loaded or fetched."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device!r} is not there ({str(error).splitlines()[0]}); cpu always is") from error

@@ -1,0 +1,26 @@
+"""`visgen train`: run a training recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visgen.cli.console import say
+
+
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as those in recipes/.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Keys of the recipe to change.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Refuse a folder that holds an earlier run.")] = False,
+) -> None:
+    """Train a tokenizer or a generator; the same command resumes where it was interrupted."""
+    from visgen.training import train as run
+
+    folder = run(recipe, list(overrides or []), resume=not fresh)
+    say(f"{folder}")

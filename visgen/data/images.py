@@ -1,0 +1,230 @@
+"""Reading and writing images, and the one conversion between pictures and tensors in [-1, 1]."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from visgen.errors import InputError
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+ImageInput: TypeAlias = "Image.Image | np.ndarray | torch.Tensor | Sequence[ImageInput]"
+
+# What Pillow raises on broken files, beside OSError.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def read_image(path: PathLike) -> Image.Image:
+    """Reads an image as RGB: EXIF orientation applied, transparency laid on white, 16 bits brought to 8.
+
+    Raises:
+        InputError: the file is missing, or is not an image that Pillow can read.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise InputError(f"image {str(path)!r} does not exist; give the path of an image file.") from None
+    except _BROKEN as error:
+        raise InputError(f"image {str(path)!r} cannot be read ({error}); give a PNG or JPEG.") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as RGB, transparency laid on white, 16 bits brought to 8."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")  # returns a copy when it is RGB already, so a closed file does no harm
+
+
+def to_tensor(image: ImageInput) -> torch.Tensor:
+    """Brings images to a float32 tensor (B, 3, H, W) in [-1, 1]; a single image gives B = 1.
+
+    Args:
+        image: a Pillow image; an array (H, W), (H, W, 3) or (B, H, W, 3); a tensor (3, H, W) or (B, 3, H, W);
+            or a sequence of those, all of one size. uint8 runs over [0, 255], a float array over [0, 1] and a
+            float tensor over [-1, 1]; the tensor may overshoot, because decoders are not clamped.
+
+    Raises:
+        InputError: another type or shape, sizes that differ, or a float array outside [0, 1].
+    """
+    if isinstance(image, (list, tuple)):
+        return _stack([to_tensor(one) for one in image])
+    if isinstance(image, Image.Image):
+        image = np.asarray(to_rgb(image))
+    if isinstance(image, np.ndarray):
+        image = _from_array(image)
+    if not isinstance(image, torch.Tensor):
+        raise InputError(f"image of type {type(image).__name__} is not a Pillow image, an array or a tensor.")
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise InputError(f"image tensor of shape {tuple(image.shape)} is not (3, H, W) or (B, 3, H, W).")
+    return _to_unit_range(image)
+
+
+def _stack(images: list[torch.Tensor]) -> torch.Tensor:
+    sizes = sorted({tuple(image.shape[-2:]) for image in images})
+    if len(sizes) != 1:
+        raise InputError(f"images have the sizes {sizes}; a batch needs an image or more, all of one size.")
+    return torch.cat(images)
+
+
+def _from_array(array: np.ndarray) -> torch.Tensor:
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim not in (3, 4) or array.shape[-1] != 3:
+        raise InputError(f"image array of shape {array.shape} is not (H, W), (H, W, 3) or (B, H, W, 3).")
+    if array.dtype.kind == "f":
+        if array.size and not (array.min() >= -0.001 and array.max() <= 1.001):
+            raise InputError("image array of floats leaves [0, 1]; scale it, or pass uint8 in [0, 255].")
+        array = array * 2 - 1
+    return torch.from_numpy(np.array(array)).movedim(-1, -3)  # a copy: the array may be read-only
+
+
+def _to_unit_range(image: torch.Tensor) -> torch.Tensor:
+    if image.dtype == torch.uint8:
+        return image.to(torch.float32) / 127.5 - 1
+    if not image.is_floating_point():
+        raise InputError(f"image of dtype {image.dtype} is neither uint8 in [0, 255] nor floating point.")
+    return image.to(torch.float32)
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Clamps and rounds a tensor (B, 3, H, W) in [-1, 1] to a uint8 array (B, H, W, 3)."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(f"images of shape {tuple(images.shape)} are not (B, 3, H, W).")
+    scaled = (images.detach().to("cpu", torch.float32).clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def to_pil(images: torch.Tensor) -> list[Image.Image]:
+    """A tensor (B, 3, H, W) in [-1, 1] as B Pillow images."""
+    return [Image.fromarray(array) for array in to_uint8(images)]
+
+
+def resize_center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Resizes the shorter side to `size` (Lanczos) and crops the centre square."""
+    image = resize_shorter_side(image, size)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
+    """Resizes so that the shorter side is `size` (Lanczos), keeping the proportions."""
+    new = _shorter_side_to(size, image.size)
+    return image if new == image.size else image.resize(new, Image.Resampling.LANCZOS)
+
+
+def _shorter_side_to(size: int, sides: tuple[int, int]) -> tuple[int, int]:
+    if size < 1:
+        raise InputError(f"size={size} is not a size in pixels; use 1 or more.")
+    first, second = (max(size, round(side * size / min(sides))) for side in sides)
+    return first, second
+
+
+def prepare_batch(images: ImageInput, size: int) -> torch.Tensor:
+    """Brings images of any sizes to a float32 tensor (B, 3, size, size) in [-1, 1].
+
+    The shorter side is resized (Lanczos for Pillow images and arrays, anti-aliased bicubic for tensors, which may
+    lie on a device), then the centre is cropped. See `to_tensor` for what is accepted.
+
+    Raises:
+        InputError: as `to_tensor`, or `size` below 1.
+    """
+    if isinstance(images, (list, tuple)):
+        return _stack([prepare_batch(one, size) for one in images])
+    batch = to_tensor(images)
+    if batch.shape[-2:] == (size, size):
+        return batch
+    if isinstance(images, torch.Tensor):
+        return _resize_center_crop_tensor(batch, size)
+    return to_tensor([resize_center_crop(image, size) for image in to_pil(batch)])
+
+
+def _resize_center_crop_tensor(images: torch.Tensor, size: int) -> torch.Tensor:
+    new = _shorter_side_to(size, images.shape[-2:])
+    images = F.interpolate(images, size=new, mode="bicubic", antialias=True)
+    top, left = ((side - size) // 2 for side in new)
+    return images[..., top : top + size, left : left + size]
+
+
+def image_grid(images: Sequence[Image.Image], columns: int | None = None, padding: int = 2) -> Image.Image:
+    """Lays images out in rows on white, `padding` pixels apart; about square unless `columns` is given.
+
+    Raises:
+        InputError: no images, `columns` below 1, or a negative `padding`.
+    """
+    if not images or padding < 0 or (columns is not None and columns < 1):
+        given = f"{len(images)} images, columns={columns} and padding={padding}"
+        raise InputError(f"no grid of {given}; give an image or more, columns from 1 and padding from 0.")
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
+    width, height = (max(image.size[axis] for image in images) + padding for axis in (0, 1))
+    grid = Image.new("RGB", (columns * width - padding, rows * height - padding), "white")
+    for number, image in enumerate(images):
+        grid.paste(to_rgb(image), (number % columns * width, number // columns * height))
+    return grid
+
+
+def write_png(image: Image.Image, path: PathLike, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a PNG in one step: a reader sees the old file or the whole new one, never half of it.
+
+    Args:
+        image: what to write.
+        path: where; missing parent folders are made.
+        metadata: text chunks, any Unicode; keys of 1 to 79 Latin-1 characters.
+
+    Raises:
+        InputError: the place cannot be written, or a key is not allowed.
+    """
+    target, info = Path(path), _png_info(metadata or {})
+    temporary = target.with_name(f".{target.name[:64]}.{uuid.uuid4().hex}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            image.save(file, format="PNG", pnginfo=info)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"path {str(path)!r} cannot be written ({error}); choose another.") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _png_info(metadata: Mapping[str, str]) -> PngInfo:
+    info = PngInfo()
+    for key, text in metadata.items():
+        if not 1 <= len(key) <= 79 or any(ord(character) > 255 for character in key):
+            raise InputError(f"metadata key {key!r} is not 1 to 79 Latin-1 characters, as PNG asks.")
+        info.add_text(key, text)  # iTXt where Latin-1 does not reach
+    return info
+
+
+def read_png_metadata(path: PathLike) -> dict[str, str]:
+    """The text chunks of a PNG, empty when there are none.
+
+    Raises:
+        InputError: the file is missing or is not a PNG.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return {key: str(text) for key, text in getattr(image, "text", {}).items()}
+    except FileNotFoundError:
+        raise InputError(f"image {str(path)!r} does not exist; give the path of a PNG file.") from None
+    except _BROKEN as error:
+        raise InputError(f"image {str(path)!r} cannot be read as a PNG ({error}).") from error

@@ -1,0 +1,73 @@
+"""The scenes world as a training source, drawn on the fly: nothing is stored."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from visgen.data.batch import Batch
+from visgen.data.scenes.captions import caption
+from visgen.data.scenes.rendering import render
+from visgen.data.scenes.sampling import sample_scene
+from visgen.data.scenes.splits import check_split
+from visgen.data.scenes.vocabulary import IMAGE_SIZE
+from visgen.errors import InputError
+
+
+class Scenes:
+    """A split of the scenes world, endless unless `length` is given.
+
+    Args:
+        split: "train", "validation", "test_pairs" or "test_relations".
+        length: number of scenes; None for endless (`len()` then raises TypeError, and `length` is None).
+        paraphrase: vary the wording with index and epoch; False gives the canonical caption only.
+
+    Raises:
+        InputError: unknown split, or a length below 1.
+    """
+
+    image_size = IMAGE_SIZE
+
+    def __init__(self, split: str, length: int | None = None, paraphrase: bool = True) -> None:
+        if length is not None and length < 1:
+            raise InputError(f"length={length} is not a number of scenes; use 1 or more, or None.")
+        self.split, self.length, self.paraphrase = check_split(split), length, paraphrase
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("an endless Scenes has no length; give length=...")
+        return self.length
+
+    def __bool__(self) -> bool:
+        return True  # never empty; keeps `if dataset:` from asking an endless one for its length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One example: `image` uint8 (3, 64, 64), `caption` and `scene`. Raises IndexError past the end."""
+        scene = sample_scene(self.split, self._number(index))
+        return {"image": render([scene])[0], "caption": caption(scene, self._variant(0)), "scene": scene}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        index = 0
+        while self.length is None or index < self.length:
+            yield self[index]
+            index += 1
+
+    def batch(self, indices: Sequence[int], epoch: int = 0) -> Batch:
+        """Images uint8 (B, 3, 64, 64), captions and scenes; `epoch` changes the wording, not the picture.
+
+        Raises:
+            IndexError: an index past the end.
+        """
+        scenes = [sample_scene(self.split, self._number(index)) for index in indices]
+        captions = [caption(scene, self._variant(epoch)) for scene in scenes]
+        return Batch(render(scenes), captions, scenes=scenes)
+
+    def _variant(self, epoch: int) -> int:
+        return epoch + 1 if self.paraphrase else 0  # variant 0 is the canonical wording
+
+    def _number(self, index: int) -> int:
+        number = operator.index(index)
+        if number < 0 or (self.length is not None and number >= self.length):
+            raise IndexError(f"index {number} is outside {self.split!r} of length {self.length}")
+        return number

@@ -1,0 +1,1 @@
+"""What knows nothing of images: attention, blocks, quantizers, noise, sampling laws."""

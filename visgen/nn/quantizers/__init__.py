@@ -1,0 +1,1 @@
+"""Quantizers: features become codes and back. They stay float32 whatever the model's dtype."""

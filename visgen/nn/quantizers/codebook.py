@@ -1,0 +1,39 @@
+"""Codebook health: usage, perplexity, and the restart of codes that died."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def code_counts(ids: Tensor, codebook_size: int) -> Tensor:
+    """How often each code occurs, float32 (V,)."""
+    return torch.bincount(ids.flatten(), minlength=codebook_size).float()
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """exp(entropy) of the code law, in [1, V]; V when all codes are equally used."""
+    law = counts / counts.sum().clamp_min(1e-12)
+    return torch.exp(-(law * law.clamp_min(1e-12).log()).sum())
+
+
+def usage(counts: Tensor, margin: float = 0.03) -> Tensor:
+    """Fraction of codes used at least `margin` times as often as under a uniform law."""
+    return (counts >= margin * counts.sum() / len(counts)).float().mean()
+
+
+@torch.no_grad()
+def restart_dead_codes(
+    codebook: Tensor, counts: Tensor, vectors: Tensor, generator: torch.Generator, margin: float = 0.03
+) -> int:
+    """Overwrite the codes used less than `margin` times uniform with random rows of `vectors` (N, D), in place.
+
+    Returns how many were overwritten. The new codes' counts are set to the mean, so that they get time to live.
+    """
+    dead = (counts < margin * counts.sum() / len(counts)).nonzero().flatten()
+    if len(dead) == 0 or len(vectors) == 0:
+        return 0
+    rows = torch.randint(len(vectors), (len(dead),), generator=generator).to(vectors.device)
+    codebook[dead] = vectors[rows].to(codebook.dtype)
+    counts[dead] = counts.mean()
+    return len(dead)

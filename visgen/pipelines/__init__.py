@@ -1,0 +1,38 @@
+"""What a user calls. Listing the names imports nothing heavy."""
+
+from visgen.registry import Registry
+
+PIPELINES = Registry(
+    "pipeline",
+    {
+        "TextToImagePipeline": "visgen.pipelines.text_to_image:TextToImagePipeline",
+        "ClassToImagePipeline": "visgen.pipelines.class_to_image:ClassToImagePipeline",
+        "EditPipeline": "visgen.pipelines.edit:EditPipeline",
+        "ReconstructPipeline": "visgen.pipelines.reconstruct:ReconstructPipeline",
+    },
+)
+
+# What turns prompts into a condition
+TEXTS = Registry(
+    "text component",
+    {
+        "WordVocabulary": "visgen.pipelines.prompts:WordVocabulary",
+        "TextFeatures": "visgen.pipelines.text_features:TextFeatures",
+    },
+)
+
+# task → pipeline, and what else the components of a pipeline can do
+TASKS = {
+    "text-to-image": "TextToImagePipeline",
+    "class-to-image": "ClassToImagePipeline",
+    "edit": "EditPipeline",
+    "reconstruct": "ReconstructPipeline",
+}
+TASKS_OF = {
+    "TextToImagePipeline": ("text-to-image", "edit", "reconstruct"),
+    "ClassToImagePipeline": ("class-to-image", "edit", "reconstruct"),
+    "EditPipeline": ("edit", "reconstruct"),
+    "ReconstructPipeline": ("reconstruct",),
+}
+
+__all__ = ["PIPELINES", "TASKS", "TASKS_OF", "TEXTS"]

@@ -1,0 +1,46 @@
+"""Micro-batches: how the rows of a call are cut, and why an image does not depend on its neighbours.
+
+Float rounding depends on the shape of a batch. Ids survive that in float32; pixels do not, so images are encoded and
+decoded at one fixed shape: alone on a CPU, `GPU_ROWS` at a time elsewhere (the last micro-batch is padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visgen.tokenizers.tokens import ImageTokens
+
+GPU_ROWS = 4  # four 256×256 decodes fill a large GPU; more rows would only make one image wait for padding
+
+
+def micro_batches(count: int, batch_size: int, fixed: bool = False) -> Iterator[tuple[range, list[int]]]:
+    """(rows, index) of each micro-batch: whose images, and what is computed; `fixed` repeats the last row to batch_size."""
+    for start in range(0, count, batch_size):
+        rows = range(start, min(start + batch_size, count))
+        padding = [rows[-1]] * (batch_size - len(rows)) if fixed else []
+        yield rows, [*rows, *padding]
+
+
+def fixed_shape(function: Callable[[Any], Any], values: Any, device: torch.device) -> Any:
+    """`function` of a batch (tensor or `ImageTokens`), computed at one fixed batch shape; the result is on the CPU."""
+    rows = 1 if device.type == "cpu" else GPU_ROWS
+    batches = micro_batches(len(values), rows, fixed=True)
+    parts = [function(values[index])[: len(real)].to("cpu") for real, index in batches]
+    return ImageTokens.cat(parts) if isinstance(parts[0], ImageTokens) else torch.cat(parts)
+
+
+def wake(module: nn.Module | None) -> None:
+    """Bring an offloaded module to its device; offload hooks sit on `forward`, which we do not call."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(module)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Device of the first parameter or buffer; the CPU for a module without any."""
+    tensors: Iterator[Tensor] = (tensor for group in (module.parameters(), module.buffers()) for tensor in group)
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

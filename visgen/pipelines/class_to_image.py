@@ -1,0 +1,112 @@
+"""Class labels become images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from visgen.errors import InputError
+from visgen.generators.base import ImageGenerator
+from visgen.pipelines.base import ImagePipeline, Job
+from visgen.pipelines.conditioning import Labels, as_labels, class_condition, random_labels, repeat_each
+from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
+from visgen.pipelines.output import Callback, ImageOutput, convert_images
+from visgen.pipelines.seeds import Generators, ImageSeed, Seed, image_seeds
+from visgen.tokenizers.base import ImageTokenizer
+
+
+class ClassToImagePipeline(ImagePipeline):
+    """Class to image.
+
+    Args:
+        tokenizer: turns tokens into images.
+        generator: predicts tokens from a class.
+        sampling: default options, `TokenSampling` or its keywords; None = no guidance and no filters.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        generator: ImageGenerator,
+        sampling: Any | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        condition = getattr(generator.config, "condition", "class")
+        if condition != "class":
+            raise InputError(f"generator is conditioned on {condition}, not on classes; use TextToImagePipeline")
+        self._set_up(sampling, tokenizer=tokenizer, generator=generator)
+
+    @property
+    def num_classes(self) -> int:
+        """Labels run from 0 to this less one."""
+        return self.generator.config.num_classes
+
+    def __call__(
+        self,
+        label: Labels = None,
+        *,
+        num_images_per_prompt: int = 1,
+        seed: Seed = None,
+        generator: Generators = None,
+        guidance_scale: float | Default = DEFAULT,
+        guidance_schedule: str | Default = DEFAULT,
+        temperature: float | Default = DEFAULT,
+        top_k: int | Default | None = DEFAULT,
+        top_p: float | Default | None = DEFAULT,
+        smooth: bool | Default = DEFAULT,
+        output_type: OutputType = "pil",
+        batch_size: int = 16,
+        fixed_batch: bool = False,
+        callback_on_step_end: Callback | None = None,
+    ) -> ImageOutput:
+        """Generate images of one class or several. The same seed and class give the same image in any batch.
+
+        Args:
+            label: a class or several; -1 = unconditional; None = classes drawn at random, from the seed.
+            num_images_per_prompt: images of each label (of None: images in all).
+            seed: an integer, one per image, or None for a fresh one (reported in the output).
+            generator: a torch generator to draw the seeds from, or one per image; instead of `seed`.
+            guidance_scale: 1 = off; higher follows the class more closely.
+            guidance_schedule: "constant", or "linear" from 1 at the first step.
+            temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
+            output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
+            batch_size: images generated at once.
+            fixed_batch: always compute `batch_size` rows, so that ids are the same in any batch in half precision too.
+            callback_on_step_end: called as `callback(pipe, step, total, state)`; `state.images()` is the image so far.
+
+        Raises:
+            InputError: an argument of the wrong type or range.
+        """
+        check_output_type(output_type)
+        options = override(
+            self.sampling,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            smooth=smooth,
+        )
+        count = positive("num_images_per_prompt", num_images_per_prompt)
+        labels, seeds = self._labels_and_seeds(label, count, seed, generator)
+        job = Job(
+            condition=class_condition(labels),
+            seeds=seeds,
+            sampling=options,
+            finish=lambda pixels, rows: convert_images(pixels, output_type),
+            batch_size=positive("batch_size", batch_size),
+            fixed_batch=fixed_batch,
+            callback=callback_on_step_end,
+        )
+        images, tokens = self.generate_images(job)
+        return ImageOutput(images, tokens, labels=labels, seeds=list(seeds), settings=self._settings(options))
+
+    def _labels_and_seeds(
+        self, label: Labels, count: int, seed: Seed, generator: Generators
+    ) -> tuple[list[int], list[ImageSeed]]:
+        if label is not None:
+            labels = repeat_each(as_labels(label, self.num_classes), count)
+            return labels, image_seeds(labels, seed, generator)
+        drawn = image_seeds([None] * count, seed, generator)
+        labels = random_labels(drawn, self.num_classes)
+        return labels, image_seeds(labels, [seed for seed, _ in drawn])  # as if these labels had been asked for

@@ -1,0 +1,155 @@
+"""`visgen.load`: an alias, a folder or a hub id becomes a pipeline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visgen.checkpoints.catalogue import CATALOGUE, aliases_of_repo
+from visgen.errors import InputError, UnknownNameError
+from visgen.pipelines import PIPELINES, TASKS, TASKS_OF
+from visgen.pipelines.assets import assets_folder, shipped_models
+from visgen.pipelines.base import ImagePipeline, Pipeline, all_slots, required_slots
+from visgen.pipelines.model_index import INDEX_NAME, load_component, read_index
+from visgen.pipelines.official import OfficialFiles, find_official, load_official
+from visgen.pipelines.options import parse_dtype
+from visgen.pipelines.sources import HUB_ID, hub_folder, models_folder
+from visgen.registry import nearest
+
+Source = Path | OfficialFiles
+
+
+def load(
+    name: str | os.PathLike[str],
+    task: str | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    local_files_only: bool = False,
+) -> ImagePipeline:
+    """Load a model as a pipeline.
+
+    Args:
+        name: a shipped model ("scenes-var"), an official one ("var-d16"), a local folder in our format or in the
+            layout of the official hub repository, or a hub id ("org/name") in our format. `visgen.models()` lists.
+        task: "text-to-image", "class-to-image", "edit" or "reconstruct"; None = what the model was made for. Only the
+            components that the task uses are read.
+        dtype: None = float32, "auto" = as stored, a torch dtype or its name ("bfloat16", "bf16", …).
+        device: where to put it; None = the CPU.
+        local_files_only: never download.
+
+    Raises:
+        InputError: unknown names (with the nearest ones), a model that cannot do the task, broken or missing files.
+    """
+    cls: type[ImagePipeline] = ImagePipeline if task is None else _pipeline_of(task)
+    return load_as(cls, name, dtype=dtype, device=device, local_files_only=local_files_only)
+
+
+def _pipeline_of(task: str) -> type[ImagePipeline]:
+    if task not in TASKS:
+        raise UnknownNameError(f"unknown task {task!r}: {nearest(str(task), list(TASKS))}")
+    return PIPELINES.load(TASKS[task])
+
+
+def load_as(
+    cls: type[Pipeline],
+    name: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    local_files_only: bool = False,
+) -> Pipeline:
+    """Load a model as a pipeline of class `cls`; `ImagePipeline` itself stands for the model's own."""
+    dtype = parse_dtype(dtype)
+    source = find(name, local_files_only)
+    if isinstance(source, OfficialFiles):
+        pipe = _load_official(cls, source, dtype)
+    else:
+        pipe = _load_folder(cls, source, dtype)
+    pipe.register_to_config(_name_or_path=os.fspath(name))
+    return pipe if device is None else pipe.to(device)
+
+
+def find(name: str | os.PathLike[str], local_files_only: bool = False) -> Source:
+    """Where a model is: a folder in our format, or official files. Downloads whole hub repositories in our format.
+
+    Raises:
+        InputError: nothing of that name.
+    """
+    text = os.fspath(name)
+    if not text:
+        raise InputError("name is empty; give an alias, a folder or a hub id")
+    if text in shipped_models():
+        return assets_folder() / text
+    root = models_folder()
+    if root is not None and (root / text / INDEX_NAME).is_file():
+        return root / text
+    if text in CATALOGUE:
+        return OfficialFiles.of_entry(CATALOGUE[text], local_files_only)
+    if Path(text).exists():
+        return _local(Path(text))
+    return _hub(text, local_files_only)
+
+
+def _local(path: Path) -> Source:
+    if (path / INDEX_NAME).is_file():
+        return path
+    official = find_official(path)
+    if official is None:
+        raise InputError(
+            f"{str(path)!r} is no model: it has neither a {INDEX_NAME} nor the files of an official checkpoint; "
+            "give a folder written by save_pretrained or downloaded from the official repository"
+        )
+    return official
+
+
+def _hub(name: str, local_files_only: bool) -> Path:
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    if looks_local or not HUB_ID.fullmatch(name):
+        kind = "folder" if "/" in name else "model"
+        raise UnknownNameError(f"unknown {kind} {name!r}: {nearest(name, [*shipped_models(), *CATALOGUE])}")
+    aliases = aliases_of_repo(name)
+    if aliases:
+        raise InputError(f"{name!r} holds several models; load one by its alias: {', '.join(aliases)}")
+    folder = hub_folder(name, local_files_only)
+    if not (folder / INDEX_NAME).is_file():
+        raise InputError(f"{name!r} on the hub has no {INDEX_NAME}; give a repository written by save_pretrained")
+    return folder
+
+
+def _load_folder(cls: type[Pipeline], folder: Path, dtype: Any) -> Pipeline:
+    index = read_index(folder)
+    cls = _choose(cls, index.class_name, folder.name)
+    components = {
+        slot: load_component(folder, slot, component, dtype)
+        for slot, component in index.components.items()
+        if slot in all_slots(cls)
+    }
+    pipe = cls.from_components(components, index.sampling)
+    pipe.card = dict(index.card)
+    return pipe
+
+
+def _load_official(cls: type[Pipeline], files: OfficialFiles, dtype: Any) -> Pipeline:
+    own = "ClassToImagePipeline" if files.has_generator else "ReconstructPipeline"
+    cls = _choose(cls, own, files.name)
+    components: Mapping[str, Any] = load_official(files, required_slots(cls), dtype)
+    pipe = cls.from_components(components, files.sampling)
+    pipe.card = files.card
+    return pipe
+
+
+def _choose(cls: type[Pipeline], own: str, name: str) -> type[Pipeline]:
+    """The class to build: the model's own, or the one asked for if the model's components can do it."""
+    if cls is ImagePipeline:
+        return PIPELINES.load(own)
+    possible = {TASKS[task] for task in TASKS_OF[own]}
+    wanted = next((base.__name__ for base in cls.__mro__ if base.__name__ in TASKS_OF), cls.__name__)
+    if wanted not in possible:
+        task = next((task for task, pipeline in TASKS.items() if pipeline == wanted), wanted)
+        raise InputError(f"model {name!r} cannot do {task}; it can do {', '.join(TASKS_OF[own])}")
+    return cls

@@ -1,0 +1,126 @@
+"""`model_index.json`: which classes of ours a model folder is made of. A file names, our registries decide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import visgen
+from visgen.errors import InputError
+from visgen.generators import GENERATORS
+from visgen.pipelines import PIPELINES, TEXTS
+from visgen.pipelines.assets import assets_folder
+from visgen.registry import Registry
+from visgen.tokenizers import TOKENIZERS
+
+INDEX_NAME = "model_index.json"
+SCHEMA = 1
+LIBRARY = "visgen"
+SLOTS: dict[str, Registry] = {"tokenizer": TOKENIZERS, "generator": GENERATORS, "text": TEXTS}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a model: a class of our registries, and the shipped folder it is shared from, if any."""
+
+    class_name: str
+    shared: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """The content of a `model_index.json`.
+
+    Attributes:
+        class_name: pipeline, a name of `PIPELINES`.
+        components: slot ("tokenizer", "generator", "text") → component.
+        sampling: the model's default sampling, keywords of its family's dataclass.
+        card: what people want to know: licence, recipe, parity, notes.
+    """
+
+    class_name: str
+    components: Mapping[str, Component]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Text of the file."""
+        head = {"_class_name": self.class_name, "visgen_version": visgen.__version__, "schema": SCHEMA}
+        slots = {name: _entry(component) for name, component in self.components.items()}
+        extra = {"sampling": dict(self.sampling)} | ({"card": dict(self.card)} if self.card else {})
+        return json.dumps(head | slots | extra, indent=2, ensure_ascii=False) + "\n"
+
+
+def _entry(component: Component) -> list[str]:
+    return [LIBRARY, component.class_name] + ([component.shared] if component.shared else [])
+
+
+def read_index(folder: Path) -> ModelIndex:
+    """Read and check the index of a folder. Instantiates nothing and imports no model.
+
+    Raises:
+        InputError: no index, broken JSON, another schema, or a name that no registry of ours holds.
+    """
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise InputError(f"folder {str(folder)!r} has no {INDEX_NAME}; give a folder written by save_pretrained")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is no readable JSON ({error})") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise InputError(f"{path} has schema {found!r}; this version reads schema {SCHEMA}, written by save_pretrained")
+    return _checked(data, path)
+
+
+def _checked(data: dict[str, Any], path: Path) -> ModelIndex:
+    if data.get("_class_name") not in PIPELINES:
+        known = ", ".join(PIPELINES.names())
+        raise InputError(f"{path} names the pipeline {data.get('_class_name')!r}; it must be one of {known}")
+    reserved = {"_class_name", "visgen_version", "schema", "sampling", "card"}
+    components = {slot: _component(slot, entry, path) for slot, entry in data.items() if slot not in reserved}
+    sampling, card = data.get("sampling") or {}, data.get("card") or {}
+    if not isinstance(sampling, dict) or not isinstance(card, dict):
+        raise InputError(f"{path}: sampling and card must be objects")
+    return ModelIndex(data["_class_name"], components, sampling, card)
+
+
+def _component(slot: str, entry: Any, path: Path) -> Component:
+    if slot not in SLOTS:
+        raise InputError(f"{path} has an unknown component {slot!r}; components are {', '.join(SLOTS)}")
+    texts = isinstance(entry, list) and len(entry) in (2, 3) and all(isinstance(part, str) for part in entry)
+    if not texts or entry[0] != LIBRARY or entry[1] not in SLOTS[slot]:
+        known = ", ".join(SLOTS[slot].names())
+        raise InputError(f"{path} gives {entry!r} as {slot}; it must be ['visgen', NAME] with NAME one of {known}")
+    shared = entry[2] if len(entry) == 3 else None
+    if shared is not None:
+        shared_folder(shared)
+    return Component(entry[1], shared)
+
+
+def shared_folder(reference: str) -> Path:
+    """Folder of a component that another shipped model holds; never outside `visgen/assets`.
+
+    Raises:
+        InputError: the reference is not MODEL/COMPONENT, leads elsewhere, or does not exist.
+    """
+    parts = PurePosixPath(reference).parts
+    assets = assets_folder()
+    plain = len(parts) == 2 and all(part not in ("..", "/") and "\\" not in part and ":" not in part for part in parts)
+    folder = assets.joinpath(*parts) if plain else None
+    if folder is None or not folder.resolve().is_relative_to(assets.resolve()):
+        raise InputError(f"shared component {reference!r} must be MODEL/COMPONENT of a model that ships with visgen")
+    if not folder.is_dir():
+        raise InputError(f"shared component {reference!r} is not among the models that ship with this visgen")
+    return folder
+
+
+def load_component(folder: Path, slot: str, component: Component, dtype: Any) -> Any:
+    """Instantiate one component from its subfolder (or the shared one); models as `dtype`, in evaluation mode."""
+    cls = SLOTS[slot].load(component.class_name)
+    source = folder / slot if component.shared is None else shared_folder(component.shared)
+    return cls.from_pretrained(source) if slot == "text" else cls.from_pretrained(source, dtype=dtype)

@@ -1,0 +1,113 @@
+"""Prompts become images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visgen.errors import InputError
+from visgen.generators.base import ImageGenerator
+from visgen.pipelines.base import ImagePipeline, Job
+from visgen.pipelines.conditioning import as_negatives, as_prompts, repeat_each, text_condition
+from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
+from visgen.pipelines.output import Callback, ImageOutput, convert_images
+from visgen.pipelines.seeds import Generators, Seed, image_seeds
+from visgen.tokenizers.base import ImageTokenizer
+
+
+class TextToImagePipeline(ImagePipeline):
+    """Text to image.
+
+    Args:
+        tokenizer: turns tokens into images.
+        generator: predicts tokens from a prompt.
+        text: turns prompts into what the generator is conditioned on (`WordVocabulary`, `TextFeatures`).
+        sampling: default options, `TokenSampling` or its keywords; None = no guidance and no filters.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        generator: ImageGenerator,
+        text: Any,
+        sampling: Any | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        condition = getattr(generator.config, "condition", "prompt")
+        if condition == "class":
+            raise InputError("generator is conditioned on classes, not on text; use ClassToImagePipeline")
+        check_text_length(text, generator)
+        self._set_up(sampling, tokenizer=tokenizer, generator=generator, text=text)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        seed: Seed = None,
+        generator: Generators = None,
+        guidance_scale: float | Default = DEFAULT,
+        guidance_schedule: str | Default = DEFAULT,
+        temperature: float | Default = DEFAULT,
+        top_k: int | Default | None = DEFAULT,
+        top_p: float | Default | None = DEFAULT,
+        smooth: bool | Default = DEFAULT,
+        output_type: OutputType = "pil",
+        batch_size: int = 16,
+        fixed_batch: bool = False,
+        callback_on_step_end: Callback | None = None,
+    ) -> ImageOutput:
+        """Generate images of one prompt or several. The same seed and prompt give the same image in any batch.
+
+        Args:
+            prompt: what to show; "" is unconditional.
+            negative_prompt: what guidance leads away from, one or one per prompt; None = the empty prompt.
+            num_images_per_prompt: images of a prompt stand together in the output.
+            seed: an integer, one per image, or None for a fresh one (reported in the output).
+            generator: a torch generator to draw the seeds from, or one per image; instead of `seed`.
+            guidance_scale: 1 = off; higher follows the prompt more closely.
+            guidance_schedule: "constant", or "linear" from 1 at the first step.
+            temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
+            output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
+            batch_size: images generated at once.
+            fixed_batch: always compute `batch_size` rows, so that ids are the same in any batch in half precision too.
+            callback_on_step_end: called as `callback(pipe, step, total, state)`; `state.images()` is the image so far.
+
+        Raises:
+            InputError: an argument of the wrong type or range, or a prompt that is too long.
+        """
+        check_output_type(output_type)
+        options = override(
+            self.sampling,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            smooth=smooth,
+        )
+        count = positive("num_images_per_prompt", num_images_per_prompt)
+        prompts = as_prompts(prompt)
+        negatives = as_negatives(negative_prompt, len(prompts))
+        prompts, negatives = repeat_each(prompts, count), None if negatives is None else repeat_each(negatives, count)
+        seeds = image_seeds(prompts, seed, generator)
+        job = Job(
+            condition=text_condition(self.text, prompts, negatives, self._execution_device),
+            seeds=seeds,
+            sampling=options,
+            finish=lambda pixels, rows: convert_images(pixels, output_type),
+            batch_size=positive("batch_size", batch_size),
+            fixed_batch=fixed_batch,
+            callback=callback_on_step_end,
+        )
+        images, tokens = self.generate_images(job)
+        settings = self._settings(options, negative_prompt=negative_prompt)
+        return ImageOutput(images, tokens, prompts=prompts, seeds=list(seeds), settings=settings)
+
+
+def check_text_length(text: Any, generator: Any) -> None:
+    """Raise `InputError` when the text component and the generator disagree on the number of words."""
+    expected, found = getattr(generator.config, "text_length", None), getattr(text, "length", None)
+    if expected is not None and found is not None and expected != found:
+        raise InputError(f"text component gives {found} words, but the generator was made for {expected}")
