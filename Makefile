@@ -6,9 +6,10 @@ BIN := .venv/bin
 .PHONY: demo test format check clean
 
 demo: $(BIN)/python  ## A virtual environment, the package, and a picture.
+	@echo "Installing visgen with PyTorch into .venv: some minutes the first time."
 	$(BIN)/pip install --quiet $(PIP_ARGS) .
-	$(BIN)/visgen generate "a red circle above a blue square" --seed 0 -o demo.png
 	@touch .venv/demo
+	$(BIN)/visgen generate "a red circle above a blue square" --seed 0 -o demo.png
 	@echo "The picture is $(CURDIR)/demo.png"
 
 test: .venv/dev  ## All tests that take less than a minute each.

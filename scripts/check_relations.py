@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 PER_RELATION = 10
 MIN_AREA = 40  # pixels of 4096; a small circle covers about 150, a medium ring about 270
-_DIRECTION = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}  # of the first, (x, y)
+_DIRECTION = {
+    "above": (0, -1),
+    "below": (0, 1),
+    "left of": (-1, 0),
+    "right of": (1, 0),
+}  # of the first, (x, y)
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,16 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module a file imports, also inside functions; `from visgen import errors` counts as visgen.errors."""
+    """Every module a file imports, also inside functions. `import visgen` counts as what is used of it."""
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from ([f"visgen.{a.name}" for a in node.names] if node.module == "visgen" else [node.module or ""])
+            names = [f"visgen.{alias.name}" for alias in node.names]
+            yield from names if node.module == "visgen" else [node.module or ""]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name != "visgen")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "visgen":
+            yield f"visgen.{node.attr}"
 
 
 def room_of(path: Path) -> str | None:
@@ -71,10 +74,12 @@ def test_a_room_imports_only_lower_floors(path: Path) -> None:
     assert room in FLOORS, f"{room} has no floor: add it to ARCHITECTURE.md and here"
     for module in imported(path):
         parts = module.split(".")
-        if parts[0] != "visgen" or parts[1:2] == [room] or (len(parts) > 1 and parts[1] in GROUND):
+        if parts[0] != "visgen" or parts[1] == room or parts[1] in GROUND:
             continue
-        floor = FLOORS.get(parts[1], ENTRANCE) if len(parts) > 1 else ENTRANCE
-        assert floor < FLOORS[room], f"{name_of(path)} on floor {FLOORS[room]} imports {module} on floor {floor}"
+        floor = FLOORS.get(parts[1], ENTRANCE)
+        assert floor < FLOORS[room], (
+            f"{name_of(path)} on floor {FLOORS[room]} imports {module} on floor {floor}"
+        )
 
 
 @pytest.mark.parametrize("path", [PACKAGE / "errors.py", PACKAGE / "registry.py"], ids=name_of)
@@ -96,7 +101,9 @@ def test_the_library_does_not_print(path: Path) -> None:
 @pytest.mark.parametrize("path", sources("visgen", "scripts"), ids=name_of)
 def test_nothing_unpickles_code(path: Path) -> None:
     for name, call in calls(path):
-        assert name not in ("pickle.load", "pickle.loads", "pickle.Unpickler"), f"{name_of(path)}:{call.lineno}"
+        assert name not in ("pickle.load", "pickle.loads", "pickle.Unpickler"), (
+            f"{name_of(path)}:{call.lineno}"
+        )
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         if name == "torch.load":
             assert given.get("weights_only") == "True", f"{name_of(path)}:{call.lineno}"
@@ -109,7 +116,9 @@ def test_public_signatures_are_typed(path: Path) -> None:
         f"{function.name} (line {function.lineno})"
         for owner in [tree(path), *(n for n in tree(path).body if isinstance(n, ast.ClassDef))]
         for function in owner.body
-        if isinstance(function, ast.FunctionDef) and not function.name.startswith("_") and not _typed(function)
+        if isinstance(function, ast.FunctionDef)
+        and not function.name.startswith("_")
+        and not _typed(function)
     ]
     assert bare == []
 

@@ -48,8 +48,10 @@ def test_lookups():
 
 
 def test_listing_loads_no_torch():
-    code = "import sys, visgen.checkpoints.catalogue, visgen.pipelines.listing as l; l.models(); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    code = "import sys, visgen.pipelines.listing as l; l.models(); print('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    )
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
@@ -77,7 +79,9 @@ class Bomb:
         return (open, (str(self.target), "w"))
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
+)
 def test_pickles_with_code_are_refused(tmp_path, save):
     path, target = tmp_path / "weights.pth", tmp_path / "exploded"
     save({"a": STATE["a"], "b": Bomb(target)}, path)

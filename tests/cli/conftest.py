@@ -39,7 +39,9 @@ class StubPipeline:
             raise self.error
         if self.loaded[1]["task"] == "reconstruct":
             return self._reconstructed(first, options)
-        subjects = [options.get("prompt") or options.get("label")] if isinstance(first, Image.Image) else first
+        subjects = (
+            [options.get("prompt") or options.get("label")] if isinstance(first, Image.Image) else first
+        )
         subjects = [one for one in subjects for _ in range(options["num_images_per_prompt"])]
         callback = options.get("callback_on_step_end")
         if callback and self.has_steps:

@@ -32,7 +32,9 @@ def options(stub: StubPipeline) -> dict[str, Any]:
 
 
 def test_edit_with_a_box(run: Run, stub: StubPipeline, tmp_path: Path) -> None:
-    result = run("edit", "in.png", "--box", "0, 0,0.5,1", "--prompt", "a ring", "--seed", "3", "-o", "out.png")
+    result = run(
+        "edit", "in.png", "--box", "0, 0,0.5,1", "--prompt", "a ring", "--seed", "3", "-o", "out.png"
+    )
     assert (result.exit_code, result.stdout) == (0, "out.png\n")
     assert stub.loaded == ("scenes-var", {"task": "edit"})
     assert options(stub) == {"box": (0.0, 0.0, 0.5, 1.0), "prompt": "a ring", "seed": 3}
@@ -43,7 +45,11 @@ def test_edit_with_a_mask(run: Run, stub: StubPipeline) -> None:
     assert run("edit", "in.png", "--mask", "mask.png", "--invert", "--paste", "--label", "0").exit_code == 0
     mask = options(stub).pop("mask")
     assert mask.getpixel((0, 0)) == (255, 255, 255)
-    assert {k: v for k, v in options(stub).items() if k != "mask"} == {"invert": True, "paste": True, "label": 0}
+    assert {k: v for k, v in options(stub).items() if k != "mask"} == {
+        "invert": True,
+        "paste": True,
+        "label": 0,
+    }
 
 
 def test_edit_variants(run: Run, stub: StubPipeline) -> None:
@@ -90,7 +96,9 @@ def test_models_as_json(run: Run) -> None:
 
 def test_models_as_a_table(run: Run) -> None:
     text = run("models").stdout
-    assert all(word in text for word in ("licence", "recipe", "parity", "var-d16", "var-d36", "MIT", "1.7 GB"))
+    assert all(
+        word in text for word in ("licence", "recipe", "parity", "var-d16", "var-d36", "MIT", "1.7 GB")
+    )
 
 
 @pytest.mark.parametrize(("count", "text"), [(999, "1 kB"), (7_400_000, "7.4 MB"), (1_677_000_000, "1.7 GB")])

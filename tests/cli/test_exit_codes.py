@@ -20,9 +20,17 @@ Run = Callable[..., Result]
     [
         (InputError("top_k=0 must be\nat least 1"), 2, "visgen: top_k=0 must be at least 1"),
         (UnknownNameError("unknown model 'x'"), 2, "visgen: unknown model 'x'"),
-        (FileNotFoundError(2, "No such file or directory", "a.yaml"), 2, "visgen: a.yaml: No such file or directory"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.yaml"),
+            2,
+            "visgen: a.yaml: No such file or directory",
+        ),
         (PermissionError(13, "Permission denied", "/root/x"), 2, "visgen: /root/x: Permission denied"),
-        (ModuleNotFoundError("no", name="accelerate"), 2, "visgen: this needs accelerate: pip install 'visgen[train]'"),
+        (
+            ModuleNotFoundError("no", name="accelerate"),
+            2,
+            "visgen: this needs accelerate: pip install 'visgen[train]'",
+        ),
         (KeyboardInterrupt(), 130, "visgen: interrupted"),
         (
             OSError(28, "No space left on device"),

@@ -19,7 +19,9 @@ Run = Callable[..., Result]
 
 def options(stub: StubPipeline) -> dict[str, object]:
     """Keywords of the call, less those that are always there."""
-    return {k: v for k, v in stub.called[1].items() if k not in ("num_images_per_prompt", "callback_on_step_end")}
+    return {
+        k: v for k, v in stub.called[1].items() if k not in ("num_images_per_prompt", "callback_on_step_end")
+    }
 
 
 def test_absent_options_are_not_passed_on(run: Run, stub: StubPipeline) -> None:
@@ -58,7 +60,9 @@ def test_labels(run: Run, stub: StubPipeline, tmp_path: Path) -> None:
     assert read_png_metadata(tmp_path / "out" / "000001_0.png")["label"] == "-1"
 
 
-def test_one_image_gets_a_readable_name_and_overwrites_nothing(run: Run, stub: StubPipeline, tmp_path: Path) -> None:
+def test_one_image_gets_a_readable_name_and_overwrites_nothing(
+    run: Run, stub: StubPipeline, tmp_path: Path
+) -> None:
     names = [run("generate", "A red circle, above!").stdout for _ in range(3)]
     assert names == ["a-red-circle-above.png\n", "a-red-circle-above-2.png\n", "a-red-circle-above-3.png\n"]
     assert {path.name for path in tmp_path.iterdir()} == {name.strip() for name in names}

@@ -13,7 +13,16 @@ from visgen.cli.main import app
 
 COMMON = {"--model", "-m", "--dtype", "--device", "--offline", "--output", "-o", "--help", "-h"}
 OPTIONS = {
-    "generate": {"--num-images", "-n", "--label", "--negative", "--seed", "--guidance-scale", "--top-k", "--top-p"}
+    "generate": {
+        "--num-images",
+        "-n",
+        "--label",
+        "--negative",
+        "--seed",
+        "--guidance-scale",
+        "--top-k",
+        "--top-p",
+    }
     | {"--temperature", "--grid", "--progressive"}
     | COMMON,
     "edit": {"--box", "--mask", "--invert", "--paste", "--prompt", "--label", "--num-images", "-n", "--seed"}
@@ -24,7 +33,13 @@ OPTIONS = {
     "train": {"--fresh", "--help", "-h"},
     "info": {"--help", "-h"},
 }
-ARGUMENTS = {"generate": "PROMPT…", "edit": "IMAGE", "reconstruct": "IMAGE…", "train": "RECIPE", "info": "IMAGE.png…"}
+ARGUMENTS = {
+    "generate": "PROMPT…",
+    "edit": "IMAGE",
+    "reconstruct": "IMAGE…",
+    "train": "RECIPE",
+    "info": "IMAGE.png…",
+}
 
 
 def options_of(verb: str) -> set[str]:

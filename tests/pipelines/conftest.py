@@ -48,7 +48,9 @@ def text_pipe():
 
 @pytest.fixture(scope="session")
 def class_pipe():
-    return quiet(ClassToImagePipeline(make_tokenizer(), make_generator(num_classes=5), {"guidance_scale": 1.5}))
+    return quiet(
+        ClassToImagePipeline(make_tokenizer(), make_generator(num_classes=5), {"guidance_scale": 1.5})
+    )
 
 
 @pytest.fixture(scope="session")

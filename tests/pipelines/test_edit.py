@@ -49,9 +49,13 @@ def test_same_pixels_alone_and_in_any_batch(edit_pipe):
     images = [random_picture(20 + i, 18, seed=i) for i in range(7)]
     masks = [np.pad(np.ones((6, 6)), ((i, 12 - i), (i, 12 - i))) for i in range(7)]
     together = edit_pipe(images, "a blue square", mask=masks, seed=3, paste=True).images
-    again = edit_pipe(images[::-1], "a blue square", mask=masks[::-1], seed=3, paste=True, batch_size=3).images
+    again = edit_pipe(
+        images[::-1], "a blue square", mask=masks[::-1], seed=3, paste=True, batch_size=3
+    ).images
     assert same(again[::-1], together)
-    assert same(edit_pipe(images[4], "a blue square", mask=masks[4], seed=3, paste=True).images, together[4:5])
+    assert same(
+        edit_pipe(images[4], "a blue square", mask=masks[4], seed=3, paste=True).images, together[4:5]
+    )
 
 
 def test_several_prompts_for_one_image(edit_pipe):
@@ -66,7 +70,11 @@ def test_class_models(class_pipe):
     assert pipe.sampling == class_pipe.sampling
     assert pipe(random_picture(), label=[1, 2], box=BOX, seed=0).labels == [1, 2]
     assert pipe(random_picture(), box=BOX, seed=0).labels == [-1]
-    for arguments, told in (({"prompt": "a"}, "knows classes"), ({"label": 9}, "label=9"), ({"negative_prompt": "a"}, "classes")):
+    for arguments, told in (
+        ({"prompt": "a"}, "knows classes"),
+        ({"label": 9}, "label=9"),
+        ({"negative_prompt": "a"}, "classes"),
+    ):
         with pytest.raises(InputError, match=told):
             pipe(random_picture(), box=BOX, **arguments)
 
@@ -107,7 +115,12 @@ def test_progressive(reconstruct_pipe):
     out = reconstruct_pipe([random_picture(), random_picture(seed=1)], progressive=True)
     assert [len(steps) for steps in out.progressive] == [3, 3]
     assert same([steps[-1] for steps in out.progressive], out.images)
-    assert reconstruct_pipe(random_picture(), progressive=True, output_type="np").progressive[0].shape == (3, SIZE, SIZE, 3)
+    assert reconstruct_pipe(random_picture(), progressive=True, output_type="np").progressive[0].shape == (
+        3,
+        SIZE,
+        SIZE,
+        3,
+    )
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (33, 16), (16, 40), (5, 3), (1, 1), (50, 17)])

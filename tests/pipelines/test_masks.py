@@ -18,7 +18,9 @@ def test_box_rounds_like_the_paper():
 
 
 def test_halves_round_to_even():
-    assert (~box_region((0.5 / 8, 0, 2.5 / 8, 1), (8, 8), 64).keep[0]).any(0).tolist() == [True, True] + [False] * 6
+    assert (~box_region((0.5 / 8, 0, 2.5 / 8, 1), (8, 8), 64).keep[0]).any(0).tolist() == [True, True] + [
+        False
+    ] * 6
 
 
 def test_invert_keeps_the_box():
@@ -35,7 +37,7 @@ def test_bad_boxes(box):
 
 
 def test_too_small_a_box_tells_the_smallest():
-    with pytest.raises(InputError, match="8×8.*0.125 of the width"):
+    with pytest.raises(InputError, match=r"8×8.*0\.125 of the width"):
         box_region((0.51, 0.51, 0.53, 0.53), (8, 8), 64)
 
 
@@ -60,7 +62,10 @@ RIGHT_HALF = {
     "rgb": np.repeat(_half(np.uint8, 255)[..., None], 3, -1),
     "leading": torch.from_numpy(_half(np.float32, 1.0))[None],
     "other size": _half(np.uint8, 255, (100, 10)),
-    **{mode: Image.fromarray(_half(np.uint8, 255)).convert(mode) for mode in ("1", "L", "RGB", "RGBA", "P", "LA", "F", "I")},
+    **{
+        mode: Image.fromarray(_half(np.uint8, 255)).convert(mode)
+        for mode in ("1", "L", "RGB", "RGBA", "P", "LA", "F", "I")
+    },
     "I;16": Image.fromarray(_half(np.uint16, 65535)),
 }
 

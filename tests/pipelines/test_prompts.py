@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from visgen.errors import InputError
@@ -57,11 +59,23 @@ def test_folder_is_an_ordinary_tokenizer(vocabulary, tmp_path):
     vocabulary.save_pretrained(tmp_path)
     again = WordVocabulary.from_pretrained(tmp_path)
     assert again.length == 6 and again.known_words() == WORDS
-    assert torch.equal(again.encode(["a red circle"]).input_ids, vocabulary.encode(["a red circle"]).input_ids)
+    assert torch.equal(
+        again.encode(["a red circle"]).input_ids, vocabulary.encode(["a red circle"]).input_ids
+    )
     plain = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     assert plain("A red, circle!", padding="max_length").input_ids == [2, 3, 5, 0, 0, 0]
-    with pytest.raises(InputError, match="tokenizer.json"):
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
         WordVocabulary.from_pretrained(tmp_path / "nowhere")
+
+
+def test_other_tokenizers_are_refused(tmp_path):
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    )
+    with pytest.raises(InputError, match="no word-level one"):
+        WordVocabulary(fast)
+    with pytest.raises(InputError, match="model_max_length=0"):
+        WordVocabulary.from_words(WORDS, 0)
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +85,19 @@ def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("t5")
     WordVocabulary.from_words(WORDS, 8).save_pretrained(folder)
     torch.manual_seed(0)
-    T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(folder)
+    T5EncoderModel(
+        T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    ).save_pretrained(folder)
     return folder
 
 
 def test_text_features(encoder, tmp_path):
     text = TextFeatures(str(encoder), 5)
     text.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "text_features.json").read_text()) == {"encoder": str(encoder), "max_length": 5}
+    assert json.loads((tmp_path / "text_features.json").read_text()) == {
+        "encoder": str(encoder),
+        "max_length": 5,
+    }
     text = TextFeatures.from_pretrained(tmp_path)
     condition = text.encode(["a red circle", "", "a red circle", "blue"])
     assert condition.embeddings.shape == (4, 5, 8)

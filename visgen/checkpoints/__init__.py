@@ -1,4 +1,4 @@
-"""Official checkpoints: where they are (`catalogue`), how their files are read (`files`), one conversion per system."""
+"""Official checkpoints: where they are (`catalogue`), how to read them (`files`), a conversion each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the authors published: hub id, files, size, licence and the sampling recipe of their best numbers.
 
-Loads no torch, so that listing is instant. Licences are those stated on the hub page of the weights.
+Loads no torch, so that listing is instant. Look at the hub page for the full terms of a licence.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ VAR_PARITY = "tiny official models (tests/golden/var)"
 VAR_FID_SAMPLING = {"guidance_scale": 2.5, "guidance_schedule": "linear", "top_k": 900, "top_p": 0.96}
 
 
-def _var(depth: int, parameters: float, fid: str, scales: tuple[int, ...] | None = None) -> OfficialCheckpoint:
+def _var(
+    depth: int, parameters: float, fid: str, scales: tuple[int, ...] | None = None
+) -> OfficialCheckpoint:
     size = 256 if scales is None else 16 * scales[-1]
     return OfficialCheckpoint(
         alias=f"var-d{depth}",
@@ -78,7 +80,9 @@ def _var(depth: int, parameters: float, fid: str, scales: tuple[int, ...] | None
         licence="MIT",
         paper="2404.02905",
         sampling=VAR_FID_SAMPLING,
-        configs={} if scales is None else {"tokenizer": {"v_patch_nums": scales}, "generator": {"patch_nums": scales}},
+        configs={}
+        if scales is None
+        else {"tokenizer": {"v_patch_nums": scales}, "generator": {"patch_nums": scales}},
         parity=VAR_PARITY,
         notes=f"ImageNet classes at {size}×{size}; published FID {fid}",
     )

@@ -1,4 +1,4 @@
-"""Reading official weight files: safetensors, or pickles of plain tensors. Nothing in a file is ever executed."""
+"""Reading official weight files: safetensors, or pickles of plain tensors. Nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` file or of a `.pth`, `.pt`, `.bin` or `.ckpt` pickle, on the CPU.
 
-    Pickles are read with `weights_only=True` and memory-mapped where their format allows. If the top level is no state
-    dict but holds one under "state_dict" or "model", that one is returned, and the log says so.
+    Pickles are read with `weights_only=True` and memory-mapped where their format allows. If the top level is
+    no state dict but holds one under "state_dict" or "model", that one is returned, and the log says so.
 
     Raises:
-        InputError: no such file, another suffix, a broken file, a pickle that holds code, or no tensors inside.
+        InputError: no such file, another suffix, a broken file, a pickle that holds code, or no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,9 +72,12 @@ def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
             logger.info("%s: taking the weights under %r", path, key)
             return dict(content[key])
     raise InputError(
-        f"path {str(path)!r} holds no state dict of tensors, at its top level or under {' or '.join(WRAPPER_KEYS)}"
+        f"path {str(path)!r} holds no state dict of tensors, neither at its top level nor under "
+        f"{' or '.join(WRAPPER_KEYS)}"
     )
 
 
 def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())
+    return (
+        isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())
+    )

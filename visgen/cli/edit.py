@@ -31,13 +31,19 @@ def edit(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
     box: Annotated[
         str | None,
-        typer.Option(metavar="X0,Y0,X1,Y1", help="What is made anew: left, top, right, bottom, as fractions."),
+        typer.Option(
+            metavar="X0,Y0,X1,Y1", help="What is made anew: left, top, right, bottom, as fractions."
+        ),
     ] = None,
     mask: Annotated[
         Path | None, typer.Option(metavar="MASK.png", help="What is made anew: the white of this picture.")
     ] = None,
-    invert: Annotated[bool, typer.Option("--invert", help="Keep the box or the white, make the rest anew.")] = False,
-    paste: Annotated[bool, typer.Option("--paste", help="Put the source's own pixels back where it was kept.")] = False,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Keep the box or the white, make the rest anew.")
+    ] = False,
+    paste: Annotated[
+        bool, typer.Option("--paste", help="Put the source's own pixels back where it was kept.")
+    ] = False,
     prompt: Annotated[str | None, typer.Option(help="What the whole picture shows afterwards.")] = None,
     label: Annotated[int | None, typer.Option(help="Class label, for class models.")] = None,
     model: Model = DEFAULT_MODEL,

@@ -20,13 +20,19 @@ SCHEMA = 1  # of --json
 FILE_WIDTH = 200  # columns when the table goes into a file or a pipe
 
 
-def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead.")] = False) -> None:
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead.")] = False,
+) -> None:
     """List shipped and official models with licence, size, recipe and parity."""
     import visgen
 
     rows = visgen.models()
     if as_json:
-        say(json.dumps({"schema": SCHEMA, "models": [asdict(row) for row in rows]}, ensure_ascii=False, indent=2))
+        say(
+            json.dumps(
+                {"schema": SCHEMA, "models": [asdict(row) for row in rows]}, ensure_ascii=False, indent=2
+            )
+        )
         return
     from rich.console import Console
 
@@ -38,7 +44,9 @@ def table(rows: list[ModelRow]) -> Table:
     from rich import box
     from rich.table import Table
 
-    out = Table("model", "task", "size", "licence", "recipe", "parity", "notes", box=box.SIMPLE, highlight=True)
+    out = Table(
+        "model", "task", "size", "licence", "recipe", "parity", "notes", box=box.SIMPLE, highlight=True
+    )
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         last = following is not None and following.kind != row.kind
         task = row.tasks[0] if row.tasks else ""

@@ -44,15 +44,23 @@ Model = Annotated[
     str, typer.Option("-m", "--model", help="Name from `visgen models`, hub id, or folder.", metavar="MODEL")
 ]
 Count = Annotated[int, typer.Option("-n", "--num-images", min=1, help="Images per prompt or label.")]
-Labels = Annotated[list[int] | None, typer.Option("--label", help="Class label, for class models; repeatable.")]
+Labels = Annotated[
+    list[int] | None, typer.Option("--label", help="Class label, for class models; repeatable.")
+]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompt that guidance leads away from.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same image.")]
 Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="1 is off.")]
 TopK = Annotated[
-    Any, typer.Option("--top-k", parser=_number_or_none, metavar="K|none", help="Draw from the K likeliest tokens.")
+    Any,
+    typer.Option(
+        "--top-k", parser=_number_or_none, metavar="K|none", help="Draw from the K likeliest tokens."
+    ),
 ]
 TopP = Annotated[
-    Any, typer.Option("--top-p", parser=_fraction_or_none, metavar="P|none", help="Draw from this much probability.")
+    Any,
+    typer.Option(
+        "--top-p", parser=_fraction_or_none, metavar="P|none", help="Draw from this much probability."
+    ),
 ]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="Above 0; below 1 is bolder.")]
 Dtype = Annotated[
@@ -85,4 +93,6 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device!r} is not there ({str(error).splitlines()[0]}); cpu always is") from error
+        raise InputError(
+            f"--device {device!r} is not there ({str(error).splitlines()[0]}); cpu always is"
+        ) from error

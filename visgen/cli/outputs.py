@@ -34,11 +34,15 @@ def is_picture(output: Path) -> bool:
     """
     suffix = "" if output.is_dir() else output.suffix.lower()
     if suffix in OTHER_FORMATS:
-        raise InputError(f"-o {output}: pictures are written as PNG; give a name that ends in .png, or a folder")
+        raise InputError(
+            f"-o {output}: pictures are written as PNG; give a name that ends in .png, or a folder"
+        )
     return suffix == ".png"
 
 
-def picture_paths(output: Path | None, name: str, rows: int, per_row: int = 1, grid: bool = False) -> list[Path]:
+def picture_paths(
+    output: Path | None, name: str, rows: int, per_row: int = 1, grid: bool = False
+) -> list[Path]:
     """One path per picture, row by row; a single one for a grid.
 
     Args:
@@ -55,7 +59,9 @@ def picture_paths(output: Path | None, name: str, rows: int, per_row: int = 1, g
     if output is None:
         output = fresh(Path(slug(name) + ("" if several else ".png")))
     elif is_picture(output) and several:
-        raise InputError(f"-o {output} is one picture, but {rows * per_row} are made; give a folder, or add --grid")
+        raise InputError(
+            f"-o {output} is one picture, but {rows * per_row} are made; give a folder, or add --grid"
+        )
     if output.suffix.lower() == ".png" and not output.is_dir():
         return [output]
     if grid:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def save_pictures(
-    images: Sequence[Image], result: ImageOutput, paths: Sequence[Path], model: str, columns: int | None = None
+    images: Sequence[Image],
+    result: ImageOutput,
+    paths: Sequence[Path],
+    model: str,
+    columns: int | None = None,
 ) -> None:
     """Write one PNG per path and print the paths; all images share one grid when there is only one path.
 
@@ -73,7 +77,7 @@ def image_facts(result: ImageOutput) -> list[dict[str, Any]]:
     """What each image shows and what was drawn for it: prompt or label, seed and ordinal, where there are any."""
     count = len(result)
     seeds = [seed or (None, None) for seed in result.seeds] or [(None, None)] * count
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "prompt": result.prompts or [None] * count,
         "label": result.labels or [None] * count,
         "seed": [seed for seed, _ in seeds],

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from visgen.cli.console import say
-from visgen.cli.options import DEFAULT_MODEL, Device, Dtype, Model, Offline, Output, Progressive, given, open_model
+from visgen.cli.options import (
+    DEFAULT_MODEL,
+    Device,
+    Dtype,
+    Model,
+    Offline,
+    Output,
+    Progressive,
+    given,
+    open_model,
+)
 from visgen.cli.outputs import fresh, is_picture
 from visgen.cli.pictures import save_pictures, strip
 from visgen.errors import InputError
@@ -21,7 +31,9 @@ if TYPE_CHECKING:
 def reconstruct(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", show_default=False)],
     model: Model = DEFAULT_MODEL,
-    tile: Annotated[bool, typer.Option("--tile", help="The whole picture tile by tile, not its centre.")] = False,
+    tile: Annotated[
+        bool, typer.Option("--tile", help="The whole picture tile by tile, not its centre.")
+    ] = False,
     progressive: Progressive = False,
     dtype: Dtype = None,
     device: Device = None,

@@ -12,12 +12,15 @@ from visgen.cli.console import say
 
 def train(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as those in recipes/.", show_default=False)
+        Path,
+        typer.Argument(metavar="RECIPE", help="A YAML file, such as those in recipes/.", show_default=False),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE …]", help="Keys of the recipe to change.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Refuse a folder that holds an earlier run.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Refuse a folder that holds an earlier run.")
+    ] = False,
 ) -> None:
     """Train a tokenizer or a generator; the same command resumes where it was interrupted."""
     from visgen.training import train as run

@@ -131,11 +131,11 @@ def _known_per_scale(
     tokens, keep = request.known
     if tuple(keep.shape[-2:]) != sizes[-1] or keep.ndim != 3 or tokens.layout.length != sum(h * w for h, w in sizes):
         raise InputError(f"known: keep_mask {tuple(keep.shape)} must be (B or 1, {sizes[-1][0]}, {sizes[-1][1]})")
-    masks = [_keep_at(keep.to(device), size) for size in sizes]
+    masks = [keep_at(keep.to(device), size) for size in sizes]
     return list(zip(tokens.to(device).per_scale(), masks, strict=True))
 
 
-def _keep_at(keep_BHW: Tensor, size: tuple[int, int]) -> Tensor:
+def keep_at(keep_BHW: Tensor, size: tuple[int, int]) -> Tensor:
     """The keep mask on a scale's grid; grids of up to three positions are kept whole, as in the official code."""
     if size[0] * size[1] <= 3:
         return torch.ones(len(keep_BHW), size[0] * size[1], dtype=torch.bool, device=keep_BHW.device)

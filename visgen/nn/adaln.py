@@ -102,7 +102,7 @@ class AdaLNBlock(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm_eps, self.drop_path = norm_eps, drop_path
+        self.norm_eps, self.drop_path, self.constant = norm_eps, drop_path, modulation == "constant"
         self.attn = Attention(hidden_size, num_heads, qk_norm)
         self.ffn = FeedForward(hidden_size, mlp_size)
         if modulation == "per_block":
@@ -134,6 +134,8 @@ class AdaLNBlock(nn.Module):
         return x + drop_path(h * gamma2, self.drop_path, self.training)
 
     def _norm(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        if self.constant:  # an ordinary affine norm, fused: 2 passes over x instead of 4
+            return F.layer_norm(x, x.shape[-1:], 1 + scale.flatten(), shift.flatten(), self.norm_eps)
         return F.layer_norm(x, x.shape[-1:], eps=self.norm_eps) * (1 + scale) + shift
 
 

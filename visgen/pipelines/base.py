@@ -21,7 +21,14 @@ from visgen.generators.conditions import Condition
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
 from visgen.pipelines.batching import device_of, fixed_shape, micro_batches, wake
-from visgen.pipelines.model_index import INDEX_NAME, LIBRARY, SLOTS, Component, ModelIndex, shared_folder
+from visgen.pipelines.model_index import (
+    INDEX_NAME,
+    LIBRARY,
+    SLOTS,
+    ModelIndex,
+    register_component,
+    save_component,
+)
 from visgen.pipelines.options import changed_options
 from visgen.pipelines.output import Callback, Images, join_images
 from visgen.pipelines.seeds import ImageSeed
@@ -55,12 +62,18 @@ class Job:
     callback: Callback | None = None
     known: tuple[ImageTokens, Tensor] | None = None
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a micro-batch: one with `smooth`, whose pixels are made of floats and show its shape."""
+        alone = getattr(self.sampling, "smooth", False) and not self.fixed_batch
+        return 1 if alone else self.batch_size
+
 
 class ImagePipeline(DiffusionPipeline):
     """Components and what all pipelines do with them.
 
-    `.to(device, dtype)`, `enable_model_cpu_offload()`, `set_progress_bar_config(disable=True)` and `from_pipe` work as
-    in diffusers.
+    `.to(device, dtype)`, `enable_model_cpu_offload()`, `set_progress_bar_config(disable=True)` and
+    `from_pipe` work as in diffusers.
 
     Attributes:
         sampling: the model's default options; a call's options replace single ones.
@@ -77,7 +90,9 @@ class ImagePipeline(DiffusionPipeline):
     def register_modules(self, **modules: Any) -> None:
         """As in diffusers, but the config names our registries' entries instead of modules."""
         for name, module in modules.items():
-            self.register_to_config(**{name: (None, None) if module is None else (LIBRARY, type(module).__name__)})
+            self.register_to_config(
+                **{name: (None, None) if module is None else (LIBRARY, type(module).__name__)}
+            )
             setattr(self, name, module)
 
     @classmethod
@@ -89,7 +104,9 @@ class ImagePipeline(DiffusionPipeline):
         """
         missing = [slot for slot in required_slots(cls) if components.get(slot) is None]
         if missing:
-            raise InputError(f"{cls.__name__} needs a {' and a '.join(missing)}, which this model does not have")
+            raise InputError(
+                f"{cls.__name__} needs a {' and a '.join(missing)}, which this model does not have"
+            )
         own = {slot: components.get(slot) for slot in all_slots(cls)}
         return cls(**own, **({"sampling": sampling} if "sampling" in _parameters(cls) else {}))
 
@@ -117,7 +134,10 @@ class ImagePipeline(DiffusionPipeline):
         device: torch.device | str | None = None,
         local_files_only: bool = False,
     ) -> Pipeline:
-        """Load a model as this pipeline (`ImagePipeline`: as the one its folder names); arguments as `visgen.load`."""
+        """Load a model as this pipeline (`ImagePipeline`: as the one its folder names).
+
+        Arguments and errors as for `visgen.load`.
+        """
         from visgen.pipelines.loading import load_as
 
         return load_as(cls, name_or_path, dtype=dtype, device=device, local_files_only=local_files_only)
@@ -145,25 +165,29 @@ class ImagePipeline(DiffusionPipeline):
         components = {}
         for slot, module in self.components.items():
             if module is not None:
-                components[slot] = _registered(slot, module, shared.get(slot))
+                components[slot] = register_component(slot, module, shared.get(slot))
         for slot, component in components.items():
             if component.shared is None:
-                _save_component(self.components[slot], folder / slot, dtype)
+                save_component(self.components[slot], folder / slot, dtype)
         folder.mkdir(parents=True, exist_ok=True)
         index = ModelIndex(type(self).__name__, components, changed_options(self.sampling), card or self.card)
-        (folder / INDEX_NAME).write_text(index.to_json(), encoding="utf-8")  # last: an index means a whole folder
+        (folder / INDEX_NAME).write_text(
+            index.to_json(), encoding="utf-8"
+        )  # last: an index means a whole folder
 
     @torch.no_grad()
     def generate_images(self, job: Job) -> tuple[Images, ImageTokens]:
         """Run a job: images as `job.finish` makes them, and tokens on the CPU."""
-        batches = list(micro_batches(len(job.seeds), job.batch_size, job.fixed_batch))
+        batches = list(micro_batches(len(job.seeds), job.rows_at_once, job.fixed_batch))
         images, tokens = [], []
-        with StepReporter(self, len(batches), self._decode_latents, job.callback) as reporter:
-            for rows, index in batches:
-                result = self._generate(job, rows, index, reporter)
-                images.append(job.finish(self._decode_result(result, len(rows)), rows))
-                tokens.append(result.tokens[: len(rows)].to("cpu"))
-        self.maybe_free_model_hooks()
+        try:
+            with StepReporter(self, len(batches), self._decode_latents, job.callback) as reporter:
+                for rows, index in batches:
+                    result = self._generate(job, rows, index, reporter)
+                    images.append(job.finish(self._decode_result(result, len(rows)), rows))
+                    tokens.append(result.tokens[: len(rows)].to("cpu"))
+        finally:
+            self.maybe_free_model_hooks()
         return join_images(images), ImageTokens.cat(tokens)
 
     def _generate(self, job: Job, rows: range, index: list[int], reporter: StepReporter) -> GenerationResult:
@@ -175,7 +199,9 @@ class ImagePipeline(DiffusionPipeline):
         device = device_of(self.generator)
         condition = job.condition(index).to(device)
         noise = Noise.per_image(job.seeds[i] for i in index)
-        request = GenerationRequest(condition, job.sampling, noise, known=_known_rows(job.known, index, device))
+        request = GenerationRequest(
+            condition, job.sampling, noise, known=_known_rows(job.known, index, device)
+        )
         return self.generator.generate(request, quantizer=self._quantizer(device), on_step=on_step)
 
     def _quantizer(self, device: torch.device) -> Any:
@@ -252,21 +278,3 @@ def _as_sampling(sampling: Any) -> Any:
         return TokenSampling(**sampling)
     except TypeError as error:
         raise InputError(f"sampling={dict(sampling)!r} does not fit TokenSampling ({error})") from error
-
-
-def _registered(slot: str, module: Any, reference: str | None) -> Component:
-    cls = type(getattr(module, "_orig_mod", module))  # torch.compile wraps the model
-    if cls.__name__ not in SLOTS[slot] or SLOTS[slot].load(cls.__name__) is not cls:
-        known = ", ".join(SLOTS[slot].names())
-        raise InputError(f"{slot} of class {cls.__name__} cannot be saved; it must be one of {known}")
-    if reference is not None:
-        shared_folder(reference)
-    return Component(cls.__name__, reference)
-
-
-def _save_component(module: Any, folder: Path, dtype: torch.dtype | None) -> None:
-    module = getattr(module, "_orig_mod", module)
-    if isinstance(module, torch.nn.Module):
-        module.save_pretrained(folder, dtype=dtype)  # type: ignore[operator]
-    else:
-        module.save_pretrained(folder)

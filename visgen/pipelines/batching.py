@@ -1,7 +1,7 @@
 """Micro-batches: how the rows of a call are cut, and why an image does not depend on its neighbours.
 
-Float rounding depends on the shape of a batch. Ids survive that in float32; pixels do not, so images are encoded and
-decoded at one fixed shape: alone on a CPU, `GPU_ROWS` at a time elsewhere (the last micro-batch is padded).
+Float rounding depends on the shape of a batch. Ids survive that in float32; pixels do not, so images are
+encoded and decoded at one fixed shape: alone on a CPU, `GPU_ROWS` at a time elsewhere (the last ones padded).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from visgen.tokenizers.tokens import ImageTokens
 
-GPU_ROWS = 4  # four 256×256 decodes fill a large GPU; more rows would only make one image wait for padding
+GPU_ROWS = 4  # more would make a single image wait longer for the padding beside it
 
 
 def micro_batches(count: int, batch_size: int, fixed: bool = False) -> Iterator[tuple[range, list[int]]]:
-    """(rows, index) of each micro-batch: whose images, and what is computed; `fixed` repeats the last row to batch_size."""
+    """(rows, index) of each micro-batch: whose images, and what is computed; `fixed` repeats the last row."""
     for start in range(0, count, batch_size):
         rows = range(start, min(start + batch_size, count))
         padding = [rows[-1]] * (batch_size - len(rows)) if fixed else []
@@ -26,7 +26,7 @@ def micro_batches(count: int, batch_size: int, fixed: bool = False) -> Iterator[
 
 
 def fixed_shape(function: Callable[[Any], Any], values: Any, device: torch.device) -> Any:
-    """`function` of a batch (tensor or `ImageTokens`), computed at one fixed batch shape; the result is on the CPU."""
+    """`function` of a batch (tensor or `ImageTokens`), at one fixed batch shape; the result is on the CPU."""
     rows = 1 if device.type == "cpu" else GPU_ROWS
     batches = micro_batches(len(values), rows, fixed=True)
     parts = [function(values[index])[: len(real)].to("cpu") for real, index in batches]
@@ -42,5 +42,7 @@ def wake(module: nn.Module | None) -> None:
 
 def device_of(module: nn.Module) -> torch.device:
     """Device of the first parameter or buffer; the CPU for a module without any."""
-    tensors: Iterator[Tensor] = (tensor for group in (module.parameters(), module.buffers()) for tensor in group)
+    tensors: Iterator[Tensor] = (
+        tensor for group in (module.parameters(), module.buffers()) for tensor in group
+    )
     return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -8,7 +8,14 @@ from typing import Any
 from visgen.errors import InputError
 from visgen.generators.base import ImageGenerator
 from visgen.pipelines.base import ImagePipeline, Job
-from visgen.pipelines.conditioning import Labels, as_labels, class_condition, random_labels, repeat_each
+from visgen.pipelines.conditioning import (
+    Labels,
+    as_labels,
+    class_condition,
+    condition_kind,
+    random_labels,
+    repeat_each,
+)
 from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
 from visgen.pipelines.output import Callback, ImageOutput, convert_images
 from visgen.pipelines.seeds import Generators, ImageSeed, Seed, image_seeds
@@ -31,9 +38,11 @@ class ClassToImagePipeline(ImagePipeline):
         sampling: Any | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        condition = getattr(generator.config, "condition", "class")
+        condition = condition_kind(generator, "class")
         if condition != "class":
-            raise InputError(f"generator is conditioned on {condition}, not on classes; use TextToImagePipeline")
+            raise InputError(
+                f"generator is conditioned on {condition}, not on classes; use TextToImagePipeline"
+            )
         self._set_up(sampling, tokenizer=tokenizer, generator=generator)
 
     @property
@@ -59,7 +68,7 @@ class ClassToImagePipeline(ImagePipeline):
         fixed_batch: bool = False,
         callback_on_step_end: Callback | None = None,
     ) -> ImageOutput:
-        """Generate images of one class or several. The same seed and class give the same image in any batch.
+        """Generate images of one class or several. Same seed and class, same image, in any batch.
 
         Args:
             label: a class or several; -1 = unconditional; None = classes drawn at random, from the seed.
@@ -70,9 +79,10 @@ class ClassToImagePipeline(ImagePipeline):
             guidance_schedule: "constant", or "linear" from 1 at the first step.
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
-            batch_size: images generated at once.
-            fixed_batch: always compute `batch_size` rows, so that ids are the same in any batch in half precision too.
-            callback_on_step_end: called as `callback(pipe, step, total, state)`; `state.images()` is the image so far.
+            batch_size: images generated at once (with `smooth`: one, unless `fixed_batch`).
+            fixed_batch: always compute `batch_size` rows, so that half precision does not show the batch.
+            callback_on_step_end: `callback(pipe, step, total, state)` after each step; `state.images()` gives
+                the images so far.
 
         Raises:
             InputError: an argument of the wrong type or range.
@@ -109,4 +119,6 @@ class ClassToImagePipeline(ImagePipeline):
             return labels, image_seeds(labels, seed, generator)
         drawn = image_seeds([None] * count, seed, generator)
         labels = random_labels(drawn, self.num_classes)
-        return labels, image_seeds(labels, [seed for seed, _ in drawn])  # as if these labels had been asked for
+        return labels, image_seeds(
+            labels, [seed for seed, _ in drawn]
+        )  # as if these labels had been asked for

@@ -21,6 +21,11 @@ UNCONDITIONAL = -1
 MAX_WORDS_TOLD = 120  # a vocabulary of the scenes world has about 80
 
 
+def condition_kind(generator: Any, default: str) -> str:
+    """What a generator is conditioned on: "class", "prompt" or "text"; `default` if its config is silent."""
+    return getattr(generator.config, "condition", default)
+
+
 def repeat_each(items: Sequence[Item], count: int) -> list[Item]:
     """a, b → a, a, b, b: the images of one prompt stand together."""
     return [item for item in items for _ in range(count)]
@@ -28,7 +33,9 @@ def repeat_each(items: Sequence[Item], count: int) -> list[Item]:
 
 def as_prompts(prompt: str | Sequence[str], name: str = "prompt") -> list[str]:
     """One prompt or a list of them, as a list; raises `InputError` for anything else or an empty list."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, (list, tuple)) else None
+    prompts = (
+        [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, (list, tuple)) else None
+    )
     if not prompts or not all(isinstance(one, str) for one in prompts):
         raise InputError(f"{name}={prompt!r} must be a string or a non-empty list of strings")
     return prompts
@@ -52,7 +59,8 @@ def as_labels(label: Labels, num_classes: int, name: str = "label") -> list[int]
     Raises:
         InputError: not integers, none at all, or outside -1 … num_classes - 1.
     """
-    values = label.tolist() if hasattr(label, "tolist") else label
+    given: Any = label
+    values = given.tolist() if hasattr(given, "tolist") else given
     values = list(values) if isinstance(values, (list, tuple, range)) else [values]
     if not values or any(isinstance(one, bool) or not isinstance(one, int) for one in values):
         raise InputError(f"{name}={label!r} must be an integer or a non-empty list of integers")
@@ -93,7 +101,9 @@ def text_condition(
 
 def warn_of_unknown_words(text: Any, prompts: Sequence[str]) -> None:
     """One `UserWarning` for a call, naming the words that the model does not know and those it does."""
-    unknown = list(dict.fromkeys(word for prompt in dict.fromkeys(prompts) for word in text.unknown_words(prompt)))
+    unknown = list(
+        dict.fromkeys(word for prompt in dict.fromkeys(prompts) for word in text.unknown_words(prompt))
+    )
     if not unknown:
         return
     known = text.known_words()

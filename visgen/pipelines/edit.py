@@ -20,6 +20,7 @@ from visgen.pipelines.conditioning import (
     as_negatives,
     as_prompts,
     class_condition,
+    condition_kind,
     repeat_each,
     text_condition,
 )
@@ -33,7 +34,9 @@ from visgen.tokenizers.base import ImageTokenizer
 
 
 class EditPipeline(ImagePipeline):
-    """Keeps the tokens of a part of an image and generates the others. `EditPipeline.from_pipe(pipe)` shares a model.
+    """Keeps the tokens of a part of an image and generates the others.
+
+    `EditPipeline.from_pipe(pipe)` edits with the model of another pipeline.
 
     Args:
         tokenizer: turns images into tokens and back.
@@ -52,12 +55,14 @@ class EditPipeline(ImagePipeline):
         sampling: Any | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        condition = getattr(generator.config, "condition", "class" if text is None else "prompt")
+        condition = condition_kind(generator, "class" if text is None else "prompt")
         if condition != "class" and text is None:
             raise InputError(f"generator is conditioned on {condition}; give a text component too")
         if text is not None:
             check_text_length(text, generator)
-        self._set_up(sampling, tokenizer=tokenizer, generator=generator, text=None if condition == "class" else text)
+        self._set_up(
+            sampling, tokenizer=tokenizer, generator=generator, text=None if condition == "class" else text
+        )
 
     def __call__(
         self,
@@ -84,7 +89,7 @@ class EditPipeline(ImagePipeline):
         fixed_batch: bool = False,
         callback_on_step_end: Callback | None = None,
     ) -> ImageOutput:
-        """Make the box or the white of the mask anew. The rest keeps its tokens, so its pixels change a little.
+        """Make the box or the white of the mask anew; the rest keeps its tokens (its pixels change a little).
 
         Args:
             image: one image or several; the square that the model sees is the centre crop.
@@ -103,7 +108,7 @@ class EditPipeline(ImagePipeline):
             batch_size, fixed_batch, callback_on_step_end: as for `TextToImagePipeline`.
 
         Raises:
-            InputError: not exactly one of box and mask, a region that covers no token, or any other bad argument.
+            InputError: not exactly one of box and mask, a region without a token, or another bad argument.
         """
         check_output_type(output_type)
         options = override(
@@ -115,7 +120,10 @@ class EditPipeline(ImagePipeline):
             top_p=top_p,
             smooth=smooth,
         )
-        count, batch_size = positive("num_images_per_prompt", num_images_per_prompt), positive("batch_size", batch_size)
+        count, batch_size = (
+            positive("num_images_per_prompt", num_images_per_prompt),
+            positive("batch_size", batch_size),
+        )
         images = as_image_list(image)
         sources, subjects = _pair_up(len(images), self._subjects(prompt, label))
         negatives = as_negatives(negative_prompt, len(subjects))
@@ -142,7 +150,12 @@ class EditPipeline(ImagePipeline):
             known=(self.encode_images(pixels)[sources], region.rows(sources).keep),
         )
         made, tokens = self.generate_images(job)
-        told = {"box": None if box is None else tuple(box), "mask": mask is not None, "invert": invert, "paste": paste}
+        told = {
+            "box": None if box is None else tuple(box),
+            "mask": mask is not None,
+            "invert": invert,
+            "paste": paste,
+        }
         settings = self._settings(options, negative_prompt=negative_prompt, **told)
         named = {"labels": subjects} if self.text is None else {"prompts": subjects}
         return ImageOutput(made, tokens, seeds=list(seeds), settings=settings, **named)
@@ -157,7 +170,9 @@ class EditPipeline(ImagePipeline):
             raise InputError(f"label={label!r}: this model reads text, not classes; give prompt")
         return as_prompts("" if prompt is None else prompt)
 
-    def _condition(self, subjects: list[Any], negatives: list[str] | None) -> Callable[[list[int]], Condition]:
+    def _condition(
+        self, subjects: list[Any], negatives: list[str] | None
+    ) -> Callable[[list[int]], Condition]:
         if self.text is not None:
             return text_condition(self.text, subjects, negatives, self._execution_device)
         if negatives is not None:
@@ -177,6 +192,8 @@ class EditPipeline(ImagePipeline):
 def _pair_up(images: int, subjects: list[Any]) -> tuple[list[int], list[Any]]:
     """Which image goes with which prompt or label: one of either serves all of the other."""
     if 1 not in (images, len(subjects)) and images != len(subjects):
-        raise InputError(f"{images} images with {len(subjects)} prompts or labels; give one, or one per image")
+        raise InputError(
+            f"{images} images with {len(subjects)} prompts or labels; give one, or one per image"
+        )
     total = max(images, len(subjects))
     return (list(range(images)) if images > 1 else [0] * total), subjects * (total // len(subjects))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from visgen.checkpoints.catalogue import CATALOGUE, OfficialCheckpoint
 from visgen.pipelines import TASKS_OF
@@ -74,7 +76,7 @@ def _official(entry: OfficialCheckpoint) -> ModelRow:
     )
 
 
-def _words(sampling: dict) -> str:
+def _words(sampling: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sampling.items())
 
 

@@ -34,16 +34,17 @@ def load(
     """Load a model as a pipeline.
 
     Args:
-        name: a shipped model ("scenes-var"), an official one ("var-d16"), a local folder in our format or in the
-            layout of the official hub repository, or a hub id ("org/name") in our format. `visgen.models()` lists.
-        task: "text-to-image", "class-to-image", "edit" or "reconstruct"; None = what the model was made for. Only the
-            components that the task uses are read.
+        name: a shipped model ("scenes-var"), an official one ("var-d16"), a local folder in our format or in
+            the layout of the official hub repository, or a hub id ("org/name") in our format.
+            `visgen.models()` lists names.
+        task: "text-to-image", "class-to-image", "edit" or "reconstruct"; None = what the model was made for.
+            Only the components that the task uses are read.
         dtype: None = float32, "auto" = as stored, a torch dtype or its name ("bfloat16", "bf16", …).
         device: where to put it; None = the CPU.
         local_files_only: never download.
 
     Raises:
-        InputError: unknown names (with the nearest ones), a model that cannot do the task, broken or missing files.
+        InputError: an unknown name (with the nearest ones), a model that cannot do the task, bad files.
     """
     cls: type[ImagePipeline] = ImagePipeline if task is None else _pipeline_of(task)
     return load_as(cls, name, dtype=dtype, device=device, local_files_only=local_files_only)
@@ -75,7 +76,7 @@ def load_as(
 
 
 def find(name: str | os.PathLike[str], local_files_only: bool = False) -> Source:
-    """Where a model is: a folder in our format, or official files. Downloads whole hub repositories in our format.
+    """Where a model is: a folder in our format (a hub repository is downloaded), or official files.
 
     Raises:
         InputError: nothing of that name.
@@ -90,8 +91,9 @@ def find(name: str | os.PathLike[str], local_files_only: bool = False) -> Source
         return root / text
     if text in CATALOGUE:
         return OfficialFiles.of_entry(CATALOGUE[text], local_files_only)
-    if Path(text).exists():
-        return _local(Path(text))
+    path = Path(text).expanduser()
+    if path.exists():
+        return _local(path)
     return _hub(text, local_files_only)
 
 
@@ -101,7 +103,7 @@ def _local(path: Path) -> Source:
     official = find_official(path)
     if official is None:
         raise InputError(
-            f"{str(path)!r} is no model: it has neither a {INDEX_NAME} nor the files of an official checkpoint; "
+            f"{str(path)!r} is no model: it has no {INDEX_NAME} and no files of an official checkpoint; "
             "give a folder written by save_pretrained or downloaded from the official repository"
         )
     return official
@@ -117,7 +119,9 @@ def _hub(name: str, local_files_only: bool) -> Path:
         raise InputError(f"{name!r} holds several models; load one by its alias: {', '.join(aliases)}")
     folder = hub_folder(name, local_files_only)
     if not (folder / INDEX_NAME).is_file():
-        raise InputError(f"{name!r} on the hub has no {INDEX_NAME}; give a repository written by save_pretrained")
+        raise InputError(
+            f"{name!r} on the hub has no {INDEX_NAME}; give a repository written by save_pretrained"
+        )
     return folder
 
 

@@ -45,7 +45,9 @@ def finest_grid(layout: Layout) -> tuple[int, int]:
         return layout.sizes[-1]
     if isinstance(layout, Grid):
         return layout.h, layout.w
-    raise InputError(f"tokens in the layout {layout} have no place in the image, so a part of it cannot be kept")
+    raise InputError(
+        f"tokens in the layout {layout} have no place in the image, so a part of it cannot be kept"
+    )
 
 
 def box_region(box: Box, grid: tuple[int, int], pixels: int, invert: bool = False) -> Region:
@@ -54,7 +56,7 @@ def box_region(box: Box, grid: tuple[int, int], pixels: int, invert: bool = Fals
     Rows and columns are round(fraction · cells), with Python's rounding of halves to even, as in VAR's demo.
 
     Raises:
-        InputError: not 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, or a box that covers no token or leaves none to make.
+        InputError: not 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, or a box without a token, or nothing to make.
     """
     x0, y0, x1, y1 = _checked_box(box)
     inside = torch.zeros(grid, dtype=torch.bool)
@@ -83,8 +85,8 @@ def mask_region(
 ) -> Region:
     """Regions of masks (white = made anew) that lie over whole images.
 
-    A mask follows its image: scaled to the image's size, then resized and cropped like it. A token is made anew when
-    half of its area or more is white.
+    A mask follows its image: scaled to the image's size, then resized and cropped like it. A token is made
+    anew when half of its area or more is white.
 
     Args:
         masks: one for all images, or one per image; Pillow, arrays or tensors of any size.
@@ -94,9 +96,13 @@ def mask_region(
         invert: white is kept instead.
     """
     if len(masks) not in (1, len(sizes)):
-        raise InputError(f"mask is a list of {len(masks)} for {len(sizes)} images; give one, or one per image")
+        raise InputError(
+            f"mask is a list of {len(masks)} for {len(sizes)} images; give one, or one per image"
+        )
     pairs = zip(list(masks) * (len(sizes) // len(masks)), sizes, strict=True)
-    white = torch.stack([_follow(as_grey(mask), size, pixels) for mask, size in pairs])  # (N, 1, S, S) in [0, 1]
+    white = torch.stack(
+        [_follow(as_grey(mask), size, pixels) for mask, size in pairs]
+    )  # (N, 1, S, S) in [0, 1]
     cells = F.adaptive_avg_pool2d(white, grid)[:, 0] >= 0.5
     return _region(cells, white >= 0.5, invert, "mask")
 
@@ -108,15 +114,18 @@ def _follow(mask: Image.Image, size: tuple[int, int], pixels: int) -> Tensor:
 
 
 def as_grey(mask: Any) -> Image.Image:
-    """Any mask as an 8-bit grey image: Pillow of any mode; arrays and tensors (H, W), (1, H, W) or (H, W, channels).
+    """Any mask as an 8-bit grey image.
 
-    Floats are in [0, 1]; integers in 0 … 255 (0 … 65535 beyond that), or 0 and 1.
+    Pillow images may have any mode; arrays and tensors are (H, W), (1, H, W) or (H, W, channels). Floats are
+    in [0, 1]; integers in 0 … 255 (0 … 65535 beyond that), or 0 and 1.
     """
     if isinstance(mask, Image.Image):
         if not mask.mode.startswith(("I", "F")):
             return mask.convert("L")
         mask = np.asarray(mask)
-        mask = mask / np.float32(255) if mask.dtype.kind == "f" and mask.max() > 1 else mask  # Pillow's "F" has either
+        mask = (
+            mask / np.float32(255) if mask.dtype.kind == "f" and mask.max() > 1 else mask
+        )  # Pillow's "F" has either
     array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
     if not isinstance(array, np.ndarray):
         raise InputError(f"mask of type {type(mask).__name__} must be a Pillow image, an array or a tensor")
@@ -140,7 +149,7 @@ def _unit(array: np.ndarray) -> np.ndarray:
 
 
 def _region(inside: Tensor, inside_pixels: Tensor, invert: bool, what: str) -> Region:
-    """Region of what is marked, (N, h, w) and (N, 1, S, S); raises `InputError` where nothing is left to do."""
+    """Region of what is marked, (N, h, w) and (N, 1, S, S); `InputError` where there is nothing to do."""
     h, w = inside.shape[-2:]
     if not inside.flatten(1).any(1).all():
         raise InputError(
@@ -148,5 +157,7 @@ def _region(inside: Tensor, inside_pixels: Tensor, invert: bool, what: str) -> R
             f"{1 / w:.3g} of the width by {1 / h:.3g} of the height"
         )
     if invert and inside.flatten(1).all(1).any():
-        raise InputError(f"{what} with invert=True keeps the whole image; leave one of its {h}×{w} tokens out at least")
+        raise InputError(
+            f"{what} with invert=True keeps the whole image; leave one of its {h}×{w} tokens out at least"
+        )
     return Region(inside, inside_pixels) if invert else Region(~inside, ~inside_pixels)

@@ -1,4 +1,4 @@
-"""`model_index.json`: which classes of ours a model folder is made of. A file names, our registries decide."""
+"""`model_index.json`: which classes of ours a folder is made of. A file names, our registries decide."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import torch
 
 import visgen
 from visgen.errors import InputError
@@ -66,19 +68,23 @@ def read_index(folder: Path) -> ModelIndex:
     """
     path = folder / INDEX_NAME
     if not path.is_file():
-        raise InputError(f"folder {str(folder)!r} has no {INDEX_NAME}; give a folder written by save_pretrained")
+        raise InputError(
+            f"folder {str(folder)!r} has no {INDEX_NAME}; give a folder written by save_pretrained"
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is no readable JSON ({error})") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
-        raise InputError(f"{path} has schema {found!r}; this version reads schema {SCHEMA}, written by save_pretrained")
+        raise InputError(
+            f"{path} has schema {found!r}; this version reads schema {SCHEMA}, written by save_pretrained"
+        )
     return _checked(data, path)
 
 
 def _checked(data: dict[str, Any], path: Path) -> ModelIndex:
-    if data.get("_class_name") not in PIPELINES:
+    if str(data.get("_class_name")) not in PIPELINES:
         known = ", ".join(PIPELINES.names())
         raise InputError(f"{path} names the pipeline {data.get('_class_name')!r}; it must be one of {known}")
     reserved = {"_class_name", "visgen_version", "schema", "sampling", "card"}
@@ -95,7 +101,9 @@ def _component(slot: str, entry: Any, path: Path) -> Component:
     texts = isinstance(entry, list) and len(entry) in (2, 3) and all(isinstance(part, str) for part in entry)
     if not texts or entry[0] != LIBRARY or entry[1] not in SLOTS[slot]:
         known = ", ".join(SLOTS[slot].names())
-        raise InputError(f"{path} gives {entry!r} as {slot}; it must be ['visgen', NAME] with NAME one of {known}")
+        raise InputError(
+            f"{path} gives {entry!r} as {slot}; it must be ['visgen', NAME] with NAME one of {known}"
+        )
     shared = entry[2] if len(entry) == 3 else None
     if shared is not None:
         shared_folder(shared)
@@ -110,17 +118,41 @@ def shared_folder(reference: str) -> Path:
     """
     parts = PurePosixPath(reference).parts
     assets = assets_folder()
-    plain = len(parts) == 2 and all(part not in ("..", "/") and "\\" not in part and ":" not in part for part in parts)
+    plain = len(parts) == 2 and all(
+        part not in ("..", "/") and "\\" not in part and ":" not in part for part in parts
+    )
     folder = assets.joinpath(*parts) if plain else None
     if folder is None or not folder.resolve().is_relative_to(assets.resolve()):
-        raise InputError(f"shared component {reference!r} must be MODEL/COMPONENT of a model that ships with visgen")
+        raise InputError(
+            f"shared component {reference!r} must be MODEL/COMPONENT of a model that ships with visgen"
+        )
     if not folder.is_dir():
         raise InputError(f"shared component {reference!r} is not among the models that ship with this visgen")
     return folder
 
 
 def load_component(folder: Path, slot: str, component: Component, dtype: Any) -> Any:
-    """Instantiate one component from its subfolder (or the shared one); models as `dtype`, in evaluation mode."""
+    """Instantiate one component from its subfolder or the shared one; models as `dtype` and in eval mode."""
     cls = SLOTS[slot].load(component.class_name)
     source = folder / slot if component.shared is None else shared_folder(component.shared)
     return cls.from_pretrained(source) if slot == "text" else cls.from_pretrained(source, dtype=dtype)
+
+
+def register_component(slot: str, module: Any, reference: str | None = None) -> Component:
+    """The entry of a module, checked: its class must be ours; `reference` = the shipped folder to share."""
+    cls = type(getattr(module, "_orig_mod", module))  # torch.compile wraps the model
+    if cls.__name__ not in SLOTS[slot] or SLOTS[slot].load(cls.__name__) is not cls:
+        known = ", ".join(SLOTS[slot].names())
+        raise InputError(f"{slot} of class {cls.__name__} cannot be saved; it must be one of {known}")
+    if reference is not None:
+        shared_folder(reference)
+    return Component(cls.__name__, reference)
+
+
+def save_component(module: Any, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write a component's folder; the weights of models as `dtype`, or as they are."""
+    module = getattr(module, "_orig_mod", module)
+    if isinstance(module, torch.nn.Module):
+        module.save_pretrained(folder, dtype=dtype)  # type: ignore[operator]
+    else:
+        module.save_pretrained(folder)

@@ -71,7 +71,7 @@ def _card(entry: OfficialCheckpoint) -> dict[str, str]:
 
 
 def find_official(path: Path) -> OfficialFiles | None:
-    """Official files at a path: a folder in the hub's layout, or a generator file with its tokenizer beside it.
+    """Official files at a path: a folder in the hub's layout, or a generator file beside its tokenizer.
 
     Raises:
         InputError: a folder with several generators, or a generator without its tokenizer.
@@ -80,7 +80,11 @@ def find_official(path: Path) -> OfficialFiles | None:
     tokenizer = folder / VAR_TOKENIZER_FILE
     generator = _generator_of(path)
     if generator is None:
-        return _local_files(path, tokenizer, None) if tokenizer.is_file() and path in (folder, tokenizer) else None
+        return (
+            _local_files(path, tokenizer, None)
+            if tokenizer.is_file() and path in (folder, tokenizer)
+            else None
+        )
     if not tokenizer.is_file():
         raise InputError(f"{str(generator)!r} needs its tokenizer, {VAR_TOKENIZER_FILE}, in the same folder")
     return _local_files(path, tokenizer, generator)
@@ -92,8 +96,9 @@ def _generator_of(path: Path) -> Path | None:
     found = sorted(file for file in path.iterdir() if VAR_GENERATOR.fullmatch(file.name))
     if len(found) > 1:
         raise InputError(
-            f"folder {str(path)!r} holds {', '.join(file.name for file in found)}; give the path of one of them, or "
-            f" set VISGEN_MODELS to the folder and load an alias ({', '.join(_aliases(found))})"
+            f"folder {str(path)!r} holds {', '.join(file.name for file in found)}; "
+            "give the path of one of them, or set VISGEN_MODELS to the folder and load an alias "
+            f"({', '.join(_aliases(found))})"
         )
     return found[0] if found else None
 
@@ -114,8 +119,10 @@ def _local_files(path: Path, tokenizer: Path, generator: Path | None) -> Officia
     return OfficialFiles(str(path), paths, SYSTEMS, sampling, configs, card)
 
 
-def load_official(files: OfficialFiles, slots: Iterable[str], dtype: torch.dtype | str | None) -> dict[str, Any]:
-    """The wanted components, converted; `dtype` None = float32, "auto" = as stored (official VARs: float32)."""
+def load_official(
+    files: OfficialFiles, slots: Iterable[str], dtype: torch.dtype | str | None
+) -> dict[str, Any]:
+    """The wanted components, converted; `dtype` None and "auto" = float32, as official VARs are stored."""
     components: dict[str, Any] = {}
     for slot in sorted(slots):  # the generator first: the tokenizer takes its scales
         config = dict(files.configs.get(slot, {}))

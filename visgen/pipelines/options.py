@@ -44,8 +44,13 @@ def override(sampling: Sampling, **options: Any) -> Sampling:
     known = {field.name for field in fields(sampling)}  # type: ignore[arg-type]
     for name in given:
         if name not in known:
-            raise InputError(f"{name}={given[name]!r}: this model has no such option, only {', '.join(sorted(known))}")
-    return replace(sampling, **given)  # type: ignore[type-var]
+            raise InputError(
+                f"{name}={given[name]!r}: this model has no such option, only {', '.join(sorted(known))}"
+            )
+    try:
+        return replace(sampling, **given)  # type: ignore[type-var]
+    except TypeError as error:  # a value of a type that cannot be compared with a number
+        raise InputError(f"options {given!r} hold a value of the wrong type ({error})") from error
 
 
 def changed_options(sampling: Any) -> dict[str, Any]:

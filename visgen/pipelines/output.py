@@ -25,8 +25,8 @@ class ImageOutput:
     """Images and their origin.
 
     Attributes:
-        images: PIL images; or float (B, H, W, 3) array ("np") or (B, 3, H, W) tensor ("pt") in [0, 1], on the CPU;
-            a list of single ones where sizes differ.
+        images: PIL images; or a float array (B, H, W, 3) ("np") or tensor (B, 3, H, W) ("pt") in [0, 1], on
+            the CPU; a list of single ones where sizes differ.
         tokens: the tokens of the images, on the CPU.
         prompts: prompt of each image, where there are prompts.
         labels: class of each image, where there are classes; -1 is unconditional.

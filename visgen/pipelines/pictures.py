@@ -26,7 +26,9 @@ def as_image_list(images: Any, name: str = "image") -> list[Any]:
         out = [images]
     else:
         kind = type(images).__name__
-        raise InputError(f"{name} of type {kind} must be a Pillow image, an array, a tensor, or a list of those")
+        raise InputError(
+            f"{name} of type {kind} must be a Pillow image, an array, a tensor, or a list of those"
+        )
     if not out:
         raise InputError(f"{name} is an empty list; give at least one image")
     return out

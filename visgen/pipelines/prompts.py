@@ -17,6 +17,7 @@ from visgen.generators.conditions import PromptCondition
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1
 DEFAULT_LENGTH = 24
+MAX_LENGTH = 4096  # transformers writes 1e30 for a tokenizer without a length
 
 
 class WordVocabulary:
@@ -25,9 +26,20 @@ class WordVocabulary:
     Args:
         tokenizer: a word-level tokenizer with `[PAD]` and `[UNK]`, its `model_max_length` the fixed length;
             `from_words` builds one.
+
+    Raises:
+        InputError: another kind of tokenizer, or no length.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        backend = tokenizer.backend_tokenizer
+        words = backend.normalizer is not None and backend.pre_tokenizer is not None
+        if not words or not {PAD, UNKNOWN} <= tokenizer.get_vocab().keys():
+            raise InputError(
+                f"tokenizer is no word-level one with {PAD} and {UNKNOWN}; build one with from_words"
+            )
+        if not 1 <= tokenizer.model_max_length <= MAX_LENGTH:
+            raise InputError(f"model_max_length={tokenizer.model_max_length} must be in 1 … {MAX_LENGTH}")
         self.tokenizer = tokenizer
         self.length = int(tokenizer.model_max_length)
 
@@ -43,8 +55,8 @@ class WordVocabulary:
         for word in unique:
             if _split(backend, word) != [word]:
                 raise InputError(f"words: {word!r} is not one word without punctuation")
-        if not unique or length < 1:
-            raise InputError(f"{len(unique)} words of prompts of length={length}; give at least one of each")
+        if not unique:
+            raise InputError("words is empty; give at least one word")
         fast = PreTrainedTokenizerFast(
             tokenizer_object=backend, pad_token=PAD, unk_token=UNKNOWN, model_max_length=length
         )
@@ -74,7 +86,9 @@ class WordVocabulary:
         for prompt in prompts:
             count = len(self.words(prompt))
             if count > self.length:
-                raise InputError(f"prompt {prompt!r} has {count} words; this model reads at most {self.length}")
+                raise InputError(
+                    f"prompt {prompt!r} has {count} words; this model reads at most {self.length}"
+                )
 
     def encode(
         self,
@@ -83,7 +97,7 @@ class WordVocabulary:
         *,
         device: torch.device | str = "cpu",
     ) -> PromptCondition:
-        """Ids (B, length) and mask (B, length), True = a word; unknown words become `[UNK]`, "" is all padding.
+        """Ids (B, length) and mask (B, length), True = a word; unknown words are `[UNK]`, "" is all padding.
 
         Raises:
             InputError: a prompt is too long.
@@ -96,7 +110,9 @@ class WordVocabulary:
     def _ids(self, prompts: Sequence[str], device: torch.device | str) -> tuple[Tensor, Tensor]:
         self.check(prompts)
         vocabulary = self.tokenizer.get_vocab()
-        rows = [[vocabulary.get(word, vocabulary[UNKNOWN]) for word in self.words(prompt)] for prompt in prompts]
+        rows = [
+            [vocabulary.get(word, vocabulary[UNKNOWN]) for word in self.words(prompt)] for prompt in prompts
+        ]
         ids = torch.tensor([row + [vocabulary[PAD]] * (self.length - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         return ids.to(device), (torch.arange(self.length) < lengths[:, None]).to(device)
@@ -109,7 +125,9 @@ class WordVocabulary:
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> WordVocabulary:
         """Read a folder of `save_pretrained`; raises `InputError` when it holds no tokenizer."""
         if not (Path(folder) / "tokenizer.json").is_file():
-            raise InputError(f"folder {str(folder)!r} has no tokenizer.json; give one written by save_pretrained")
+            raise InputError(
+                f"folder {str(folder)!r} has no tokenizer.json; give one written by save_pretrained"
+            )
         return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True))
 
 
@@ -122,5 +140,7 @@ def _backend(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def _split(backend: Tokenizer, text: str) -> list[str]:
-    """Words of a text. Special tokens written out in it stay plain words, so `[PAD]` in a prompt is the word "pad"."""
-    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))]
+    """Words of a text. Special tokens written out in it are plain words: `[PAD]` is the word "pad"."""
+    return [
+        word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+    ]

@@ -45,11 +45,11 @@ class ReconstructPipeline(ImagePipeline):
 
         Args:
             images: Pillow images, arrays or tensors.
-            tile: keep each image's size, covering it with tiles of the model's size (mirrored beyond the edges);
+            tile: keep each image's size, in tiles of the model's size, mirrored beyond its edges;
                 False resizes and crops to the model's square.
             progressive: also give the image after each scale, in `ImageOutput.progressive`.
-            output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]); a list
-                of single ones with `tile`.
+            output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]);
+                with `tile` a list of single ones.
 
         Returns:
             Images and tokens; with `tile`, the tokens of all tiles, row by row, image after image.
@@ -59,7 +59,9 @@ class ReconstructPipeline(ImagePipeline):
         """
         check_output_type(output_type)
         if progressive and not hasattr(self.tokenizer, "progressive_decode"):
-            raise InputError(f"progressive=True: {type(self.tokenizer).__name__} has no coarse images; leave it out")
+            raise InputError(
+                f"progressive=True: {type(self.tokenizer).__name__} has no coarse images; leave it out"
+            )
         sources = as_image_list(images, "images")
         run = self._tiled if tile else self._squares
         parts = []
@@ -78,7 +80,9 @@ class ReconstructPipeline(ImagePipeline):
         tokens = self.encode_images(cut_tiles(pixels, size))
         height, width = pixels.shape[-2:]
         grid = tile_grid(height, width, size)
-        return tokens, [lay_tiles(made, grid)[..., :height, :width] for made in self._images_of(tokens, progressive)]
+        return tokens, [
+            lay_tiles(made, grid)[..., :height, :width] for made in self._images_of(tokens, progressive)
+        ]
 
     def _images_of(self, tokens: ImageTokens, progressive: bool) -> list[Tensor]:
         """The final image, or the image after each scale."""
@@ -93,7 +97,9 @@ class ReconstructPipeline(ImagePipeline):
         return list(fixed_shape(all_scales, tokens.to(device), device).unbind(1))
 
 
-def _output(parts: list, tile: bool, progressive: bool, output_type: OutputType, settings: dict) -> ImageOutput:
+def _output(
+    parts: list, tile: bool, progressive: bool, output_type: OutputType, settings: dict
+) -> ImageOutput:
     finals: list[Images] = [convert_images(made[-1], output_type) for _, made in parts]
     images = [one for final in finals for one in final] if tile else join_images(finals)
     steps = [join_images([convert_images(one, output_type) for one in made]) for _, made in parts]

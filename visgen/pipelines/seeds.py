@@ -18,7 +18,9 @@ ImageSeed = tuple[int, int]
 FRESH_SEEDS = 2**32  # fresh seeds stay short enough to type
 
 
-def image_seeds(subjects: Sequence[Hashable], seed: Seed = None, generator: Generators = None) -> list[ImageSeed]:
+def image_seeds(
+    subjects: Sequence[Hashable], seed: Seed = None, generator: Generators = None
+) -> list[ImageSeed]:
     """(seed, ordinal) of each image; the ordinal counts the images of one subject and seed in this call.
 
     Args:
@@ -53,14 +55,18 @@ def _seeds(count: int, seed: Seed, generator: Generators) -> list[int]:
 def _drawn(count: int, generator: torch.Generator | Sequence[torch.Generator]) -> list[int]:
     generators = list(generator) if isinstance(generator, (list, tuple)) else [generator] * count
     if not all(isinstance(one, torch.Generator) for one in generators):
-        raise InputError(f"generator={generator!r} must be a torch.Generator or a list of them, one per image")
+        raise InputError(
+            f"generator={generator!r} must be a torch.Generator or a list of them, one per image"
+        )
     generators = _one_each("generator", generators, count)
     return [int(torch.randint(2**62, (), generator=one, device=one.device)) for one in generators]
 
 
 def _one_each(name: str, values: list, count: int) -> list:
     if len(values) != count:
-        raise InputError(f"{name} is a list of {len(values)} for {count} images; give one per image, or a single one")
+        raise InputError(
+            f"{name} is a list of {len(values)} for {count} images; give one per image, or a single one"
+        )
     return values
 
 
@@ -70,4 +76,6 @@ def _integer(seed: object) -> int:
             raise TypeError
         return operator.index(seed)  # type: ignore[arg-type]
     except TypeError:
-        raise InputError(f"seed={seed!r} must be an integer, a list of integers, or None for a fresh one") from None
+        raise InputError(
+            f"seed={seed!r} must be an integer, a list of integers, or None for a fresh one"
+        ) from None

@@ -29,14 +29,16 @@ def models_folder() -> Path | None:
         return None
     folder = Path(value).expanduser()
     if not folder.is_dir():
-        raise InputError(f"{MODELS_VARIABLE}={value!r} is no folder; name the one that holds your models, or unset it")
+        raise InputError(
+            f"{MODELS_VARIABLE}={value!r} is no folder; name the one that holds your models, or unset it"
+        )
     return folder
 
 
 def official_file(entry: OfficialCheckpoint, role: str, local_files_only: bool = False) -> Path:
     """Local path of one file of an official checkpoint, downloaded if it has to be.
 
-    Looked for in `VISGEN_MODELS` itself, in its subfolders ALIAS and REPOSITORY, in the hub's cache, on the hub.
+    Looked for in `VISGEN_MODELS`, in its subfolders ALIAS and REPOSITORY, in the hub's cache, on the hub.
 
     Raises:
         InputError: it is nowhere.
@@ -83,8 +85,9 @@ def _from_hub(fetch: Callable[[bool], str], name: str, about: str, local_files_o
         return Path(fetch(local_files_only))
     except (OSError, EntryNotFoundError, HFValidationError) as error:  # the hub's other errors are OSErrors
         raise InputError(
-            f"{name!r} ({about}) is not on this machine and could not be fetched ({_reason(error, local_files_only)}); "
-            f'give a local folder, visgen.load("path/to/folder"), or set {MODELS_VARIABLE} to the folder of its files'
+            f"{name!r} ({about}) is not on this machine and could not be fetched "
+            f'({_reason(error, local_files_only)}); give a local folder, visgen.load("path/to/folder"), '
+            f"or set {MODELS_VARIABLE} to the folder of its files"
         ) from error
 
 
@@ -102,4 +105,4 @@ def _reason(error: Exception, local_files_only: bool) -> str:
         return "no such repository, or a private one"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return "the hub cannot be reached"
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+    return f"{type(error).__name__}: {(str(error).strip() or 'no details').splitlines()[0]}"

@@ -21,7 +21,9 @@ class StepReporter:
         callback: `callback(pipe, step, total, state)`, or None.
     """
 
-    def __init__(self, pipe: Any, batches: int, decode: Callable[[Tensor], Tensor], callback: Callback | None) -> None:
+    def __init__(
+        self, pipe: Any, batches: int, decode: Callable[[Tensor], Tensor], callback: Callback | None
+    ) -> None:
         self.pipe = pipe
         self.batches = batches
         self.decode = decode

@@ -61,8 +61,8 @@ class TextFeatures:
             return cls.from_pretrained(self.encoder, **options)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"encoder={self.encoder!r} cannot be loaded ({str(error).splitlines()[0]}); give the hub id of a "
-                "transformers text encoder, or the folder of one"
+                f"encoder={self.encoder!r} cannot be loaded ({(str(error) or 'unknown').splitlines()[0]}); "
+                "give the hub id of a transformers text encoder, or the folder of one"
             ) from error
 
     def known_words(self) -> list[str]:
@@ -78,7 +78,9 @@ class TextFeatures:
         for prompt in dict.fromkeys(prompts):
             count = len(self.tokenizer(prompt).input_ids)
             if count > self.max_length:
-                raise InputError(f"prompt {prompt!r} has {count} tokens; this model reads at most {self.max_length}")
+                raise InputError(
+                    f"prompt {prompt!r} has {count} tokens; this model reads at most {self.max_length}"
+                )
 
     @torch.no_grad()
     def encode(
@@ -93,7 +95,7 @@ class TextFeatures:
         Each prompt is encoded once and alone, so that its features do not depend on the others.
 
         Raises:
-            InputError: a negative prompt (guidance leads away from the empty one), or a prompt that is too long.
+            InputError: a negative prompt (guidance leads away from the empty one), or too long a prompt.
         """
         if negative_prompts is not None and any(negative_prompts):
             raise InputError("negative_prompt is not known to models of text features; leave it out")
@@ -121,7 +123,9 @@ class TextFeatures:
         """Read a folder of `save_pretrained`; loads no encoder yet."""
         path = Path(folder) / CONFIG_NAME
         if not path.is_file():
-            raise InputError(f"folder {str(folder)!r} has no {CONFIG_NAME}; give one written by save_pretrained")
+            raise InputError(
+                f"folder {str(folder)!r} has no {CONFIG_NAME}; give one written by save_pretrained"
+            )
         config = json.loads(path.read_text(encoding="utf-8"))
         return cls(config.get("encoder"), config.get("max_length"))
 

@@ -8,7 +8,13 @@ from typing import Any
 from visgen.errors import InputError
 from visgen.generators.base import ImageGenerator
 from visgen.pipelines.base import ImagePipeline, Job
-from visgen.pipelines.conditioning import as_negatives, as_prompts, repeat_each, text_condition
+from visgen.pipelines.conditioning import (
+    as_negatives,
+    as_prompts,
+    condition_kind,
+    repeat_each,
+    text_condition,
+)
 from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
 from visgen.pipelines.output import Callback, ImageOutput, convert_images
 from visgen.pipelines.seeds import Generators, Seed, image_seeds
@@ -33,8 +39,7 @@ class TextToImagePipeline(ImagePipeline):
         sampling: Any | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        condition = getattr(generator.config, "condition", "prompt")
-        if condition == "class":
+        if condition_kind(generator, "prompt") == "class":
             raise InputError("generator is conditioned on classes, not on text; use ClassToImagePipeline")
         check_text_length(text, generator)
         self._set_up(sampling, tokenizer=tokenizer, generator=generator, text=text)
@@ -58,7 +63,7 @@ class TextToImagePipeline(ImagePipeline):
         fixed_batch: bool = False,
         callback_on_step_end: Callback | None = None,
     ) -> ImageOutput:
-        """Generate images of one prompt or several. The same seed and prompt give the same image in any batch.
+        """Generate images of one prompt or several. Same seed and prompt, same image, in any batch.
 
         Args:
             prompt: what to show; "" is unconditional.
@@ -70,9 +75,10 @@ class TextToImagePipeline(ImagePipeline):
             guidance_schedule: "constant", or "linear" from 1 at the first step.
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
-            batch_size: images generated at once.
-            fixed_batch: always compute `batch_size` rows, so that ids are the same in any batch in half precision too.
-            callback_on_step_end: called as `callback(pipe, step, total, state)`; `state.images()` is the image so far.
+            batch_size: images generated at once (with `smooth`: one, unless `fixed_batch`).
+            fixed_batch: always compute `batch_size` rows, so that half precision does not show the batch.
+            callback_on_step_end: `callback(pipe, step, total, state)` after each step; `state.images()` gives
+                the images so far.
 
         Raises:
             InputError: an argument of the wrong type or range, or a prompt that is too long.
@@ -90,7 +96,10 @@ class TextToImagePipeline(ImagePipeline):
         count = positive("num_images_per_prompt", num_images_per_prompt)
         prompts = as_prompts(prompt)
         negatives = as_negatives(negative_prompt, len(prompts))
-        prompts, negatives = repeat_each(prompts, count), None if negatives is None else repeat_each(negatives, count)
+        prompts, negatives = (
+            repeat_each(prompts, count),
+            None if negatives is None else repeat_each(negatives, count),
+        )
         seeds = image_seeds(prompts, seed, generator)
         job = Job(
             condition=text_condition(self.text, prompts, negatives, self._execution_device),

@@ -14,7 +14,7 @@ def tile_grid(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def cut_tiles(image: Tensor, size: int) -> Tensor:
-    """(1, 3, H, W) → (rows · columns, 3, size, size), row by row; the image is extended at its right and lower edge."""
+    """(1, 3, H, W) → (rows · columns, 3, size, size), row by row; extended at the right and lower edge."""
     rows, columns = tile_grid(image.shape[-2], image.shape[-1], size)
     image = _extend(_extend(image, -2, rows * size), -1, columns * size)
     tiles = image.reshape(3, rows, size, columns, size).permute(1, 3, 0, 2, 4)
@@ -25,7 +25,11 @@ def lay_tiles(tiles: Tensor, grid: tuple[int, int]) -> Tensor:
     """(rows · columns, 3, size, size) → (1, 3, rows · size, columns · size)."""
     rows, columns = grid
     size = tiles.shape[-1]
-    return tiles.reshape(rows, columns, 3, size, size).permute(2, 0, 3, 1, 4).reshape(1, 3, rows * size, columns * size)
+    return (
+        tiles.reshape(rows, columns, 3, size, size)
+        .permute(2, 0, 3, 1, 4)
+        .reshape(1, 3, rows * size, columns * size)
+    )
 
 
 def _extend(image: Tensor, dim: int, length: int) -> Tensor:

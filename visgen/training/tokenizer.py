@@ -6,9 +6,8 @@ stand in every log line; codes that died are restarted from what is being quanti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image
@@ -19,12 +18,34 @@ from visgen.data.images import image_grid, to_pil
 from visgen.errors import InputError
 from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
 from visgen.tokenizers.var import TokenizerPass, VARTokenizer
+from visgen.training.losses import AdversarialLoss, PatchDiscriminator, PerceptualLoss
 from visgen.training.losses import gradient_loss, object_weight, pixel_loss
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
 from visgen.training.schema import read
 
-KEPT_VECTORS = 4096  # residual vectors kept from the last batch for restarts: enough rows for any codebook in use
+KEPT_VECTORS = 4096  # quantised vectors kept of the last batch for restarts: more than the dead codes of any batch
+
+
+@dataclass(frozen=True)
+class PerceptualSpec:
+    """LPIPS term: weights by path (see `PerceptualLoss`); nothing is downloaded."""
+
+    weights_path: str
+    linear_path: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class AdversarialSpec:
+    """GAN term, see `AdversarialLoss`."""
+
+    weight: float = 0.1
+    start_step: int = 0
+    warmup_steps: int = 0
+    adaptive: bool = True
+    hidden_size: int = 64
+    num_layers: int = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,7 @@ class TokenizerOptions:
         decoder_only: keep encoder, quantizer and so all tokens as they are.
         restart_every: steps between restarts of dead codes, 0 = never; `restart_until` is a fraction of the run.
         restart_margin: a code used less than this times uniform is dead.
+        validation_batches: batches of 64 of the validation split, scored with the sample grids; 0 = none.
     """
 
     init: str | None = None
@@ -53,6 +75,9 @@ class TokenizerOptions:
     restart_every: int = 20
     restart_until: float = 0.75
     restart_margin: float = 0.03
+    validation_batches: int = 0
+    perceptual: PerceptualSpec | None = None
+    adversarial: AdversarialSpec | None = None
 
 
 class MultiscaleTokenizerObjective(Objective):
@@ -62,18 +87,26 @@ class MultiscaleTokenizerObjective(Objective):
         model: what is trained.
         options: weights and switches.
         steps: length of the run, for `restart_until`.
+        validation: a source of held-out images, or None.
     """
 
-    def __init__(self, model: VARTokenizer, options: TokenizerOptions, steps: int) -> None:
+    frozen: ClassVar[tuple[str, ...]] = ("perceptual",)
+
+    def __init__(
+        self, model: VARTokenizer, options: TokenizerOptions, steps: int, validation: Any = None
+    ) -> None:
         super().__init__()
-        self.model, self.options, self.steps = model, options, steps
+        self.model, self.options, self.steps, self.validation = model, options, steps, validation
         size, channels = model.config.codebook_size, model.config.latent_channels
         self.register_buffer("counts", torch.ones(size))
         self.register_buffer("vectors", torch.zeros(0, channels), persistent=False)
+        lpips, gan = options.perceptual, options.adversarial
+        self.perceptual = PerceptualLoss(lpips.weights_path, lpips.linear_path) if lpips else None
+        self.gan = AdversarialLoss(**vars(gan)) if gan else None
+        self._reconstructed: Tensor | None = None
         if options.decoder_only:
             for module in (model.encoder, model.quant_conv, model.vq):
                 module.requires_grad_(False)
-
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, data: Any) -> MultiscaleTokenizerObjective:
@@ -84,16 +117,23 @@ class MultiscaleTokenizerObjective(Objective):
             model = VARTokenizer(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()})
         size = getattr(data, "image_size", model.pixel_size)
         if size != model.pixel_size:
-            raise InputError(f"data of {size} pixels does not fit a tokenizer of {model.pixel_size}; change image_size")
-        return cls(model, options, recipe.steps)
+            raise InputError(f"data.image_size={size} does not fit the model, which is for {model.pixel_size} pixels")
+        return cls(model, options, recipe.steps, validation_source(recipe, options.validation_batches))
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
-        options, images = self.options, batch.images.float() / 127.5 - 1
+        options, images = self.options, to_pixels(batch.images)
         quantize = step >= options.continuous_steps
         out = self.model(images, quantize=quantize, joint=options.joint_gradient)
         recon = out.reconstruction.float()
         values = self._reconstruction(recon, images)
-        total = values["pixel"] + options.gradient_weight * values.get("gradient", 0.0)
+        total = values["pixel"] + options.gradient_weight * values["gradient"]
+        if self.perceptual is not None and options.perceptual is not None:
+            values["perceptual"] = self.perceptual(recon, images)
+            total = total + options.perceptual.weight * values["perceptual"]
+        if self.gan is not None:
+            self._reconstructed = recon.detach()
+            values |= self.gan.generator_term(recon, total, self.model.decoder.conv_out.weight, step)
+            total = total + values.get("adversarial", 0.0)
         if out.quantization is not None:
             values["quantizer"] = out.quantization.loss
             total = total + options.quantizer_weight * out.quantization.loss
@@ -102,51 +142,92 @@ class MultiscaleTokenizerObjective(Objective):
 
     def _reconstruction(self, recon: Tensor, images: Tensor) -> dict[str, Tensor]:
         weight = object_weight(images) if self.options.object_weight else None
-        values = {"pixel": pixel_loss(recon, images, weight)}
-        if self.options.gradient_weight:
-            values["gradient"] = gradient_loss(recon, images)
-        error = ((recon.detach().clamp(-1, 1) - images) / 2).square().mean()
-        values["psnr"] = -10 * torch.log10(error.clamp_min(1e-10))
-        return values
+        return {
+            "pixel": pixel_loss(recon, images, weight),
+            "gradient": gradient_loss(recon, images),
+            "psnr": psnr(recon.detach(), images),
+        }
+
+    def adversary(self) -> PatchDiscriminator | None:
+        return None if self.gan is None else self.gan.discriminator
+
+    def adversary_loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor] | None:
+        if self.gan is None or self._reconstructed is None:
+            return None
+        return self.gan.discriminator_term(to_pixels(batch.images), self._reconstructed, step)
 
     @torch.no_grad()
     def _observe(self, out: TokenizerPass) -> None:
         """Count codes (moving average over about 100 steps) and keep some of the vectors that were quantised."""
         assert out.quantization is not None
         counts = code_counts(out.quantization.ids, len(self.counts))
-        self.counts.mul_(0.99).add_(counts, alpha=0.01 * len(self.counts) / counts.sum())
+        self.counts.mul_(0.99).add_(counts, alpha=float(0.01 * len(self.counts) / counts.sum()))
         self.vectors = out.quantization.residuals[-KEPT_VECTORS:].detach()
 
     def after_step(self, step: int) -> dict[str, float | Tensor]:
         """Restart dead codes, and say how the codebook does."""
         options = self.options
-        done = step + 1 - options.continuous_steps
         values: dict[str, float | Tensor] = {
             "codebook_usage": usage(self.counts, options.restart_margin),
             "codebook_perplexity": perplexity(self.counts),
         }
+        done = step + 1 - options.continuous_steps
         due = options.restart_every and done > 0 and done % options.restart_every == 0
-        if due and not options.decoder_only and step < options.restart_until * self.steps and len(self.vectors):
+        if due and not options.decoder_only and step < options.restart_until * self.steps:
             generator = torch.Generator().manual_seed(step)
-            weight = self.model.vq.embedding.weight.data
-            margin = options.restart_margin
-            values["codes_restarted"] = float(
-                restart_dead_codes(weight, self.counts, self.vectors, generator, margin)
+            codebook = self.model.vq.embedding.weight.data
+            restarted = restart_dead_codes(
+                codebook, self.counts, self.vectors, generator, options.restart_margin
             )
+            values["codes_restarted"] = float(restarted)
         return values
 
     def samples(self, model: VARTokenizer, batch: Batch) -> Image:
         """Images above their reconstructions, eight of each."""
-        images = batch.images[:8].float() / 127.5 - 1
+        images = to_pixels(batch.images[:8])
         recon = model.decode(model.encode(images)).float()
         return image_grid(to_pil(images) + to_pil(recon), columns=len(images))
 
     def evaluate(self, model: VARTokenizer, step: int) -> dict[str, float]:
-        return {}
+        """PSNR, codebook usage and perplexity on held-out images."""
+        if self.validation is None:
+            return {}
+        scores, counts = [], torch.zeros_like(self.counts)
+        for batch in validation_batches(self.validation, self.options.validation_batches):
+            images = to_pixels(batch.images.to(model.device))
+            tokens = model.encode(images)
+            scores.append(psnr(model.decode(tokens).float(), images))
+            counts += code_counts(tokens.values, len(counts))
+        used = float((counts > 0).float().mean())
+        score = float(torch.stack(scores).mean())
+        return {"psnr": score, "codebook_used": used, "codebook_perplexity": float(perplexity(counts))}
 
     def summary(self) -> dict[str, Any]:
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in self.model.named_children()}
         return {"parameters": sum(counts.values()), **{f"parameters_{k}": v for k, v in counts.items()}}
 
-    def export(self, folder: Path, model: VARTokenizer) -> None:
-        model.save_pretrained(folder)
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 images → float in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def psnr(recon: Tensor, images: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of a batch in dB, from the mean squared error over all of it."""
+    error = ((recon.clamp(-1, 1) - images) / 2).square().mean()
+    return -10 * torch.log10(error.clamp_min(1e-10))
+
+
+def validation_source(recipe: Recipe, batches: int) -> Any:
+    """The validation split of a recipe's data, or None when it is not asked for."""
+    from visgen.training.stream import build_source
+
+    return build_source({**recipe.data, "split": "validation"}) if batches else None
+
+
+def validation_batches(source: Any, batches: int, batch_size: int = 64) -> list[Batch]:
+    """The first images of a source, fewer where it is shorter."""
+    length = getattr(source, "length", None)
+    count = batches * batch_size if length is None else min(length, batches * batch_size)
+    starts = range(0, count, batch_size)
+    return [source.batch(range(start, min(start + batch_size, count))) for start in starts]

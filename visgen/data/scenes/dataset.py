@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from visgen.data.batch import Batch
-from visgen.data.scenes.captions import caption
+from visgen.data.scenes.captions import caption, words
 from visgen.data.scenes.rendering import render
 from visgen.data.scenes.sampling import sample_scene
 from visgen.data.scenes.splits import check_split
@@ -65,6 +65,10 @@ class Scenes:
 
     def _variant(self, epoch: int) -> int:
         return epoch + 1 if self.paraphrase else 0  # variant 0 is the canonical wording
+
+    def words(self) -> tuple[str, ...]:
+        """Every word that a caption can hold."""
+        return words()
 
     def _number(self, index: int) -> int:
         number = operator.index(index)

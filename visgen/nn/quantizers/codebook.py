@@ -17,9 +17,13 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.exp(-(law * law.clamp_min(1e-12).log()).sum())
 
 
-def usage(counts: Tensor, margin: float = 0.03) -> Tensor:
-    """Fraction of codes used at least `margin` times as often as under a uniform law."""
-    return (counts >= margin * counts.sum() / len(counts)).float().mean()
+def usage(counts: Tensor, margin: float = 0.03, uniform: float | None = None) -> Tensor:
+    """Fraction of codes used at least `margin` times as often as under a uniform law.
+
+    `uniform` is a code's count under that law, when `counts` (moving averages, say) do not add up to the truth.
+    """
+    expected = counts.sum() / len(counts) if uniform is None else uniform
+    return (counts >= margin * expected).float().mean()
 
 
 @torch.no_grad()

@@ -1,0 +1,216 @@
+"""Training of next-scale generators (VAR, arXiv 2404.02905, section 3.2): cross-entropy on a frozen tokenizer's ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from visgen.data.batch import Batch
+from visgen.data.images import image_grid, to_pil
+from visgen.errors import InputError
+from visgen.generators.base import GenerationRequest
+from visgen.generators.conditions import ClassCondition, Condition
+from visgen.generators.var import VARTransformer
+from visgen.nn.model import read_config
+from visgen.nn.noise import Noise
+from visgen.nn.sampling import TokenSampling
+from visgen.pipelines.base import ImagePipeline
+from visgen.pipelines.class_to_image import ClassToImagePipeline
+from visgen.pipelines.loading import load
+from visgen.pipelines.prompts import WordVocabulary
+from visgen.pipelines.text_features import TextFeatures
+from visgen.pipelines.text_to_image import TextToImagePipeline
+from visgen.tokenizers import TOKENIZERS
+from visgen.tokenizers.base import ImageTokenizer
+from visgen.training.objective import Objective
+from visgen.training.recipe import Recipe
+from visgen.training.schema import read
+from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
+
+
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """What the generator stands on, and how it is trained.
+
+    Args:
+        tokenizer: model folder of a tokenizer, or a pipeline folder or shipped model that has one.
+        init: generator folder to start from instead of random weights.
+        gamma_init: initial scale of the residual gates (VAR: 1e-3 for d16 … 5e-6 for d36).
+        condition_dropout: fraction of rows trained without their condition, for guidance.
+        words: closed vocabulary of a word-conditional model; None = the words of the training captions.
+        text_length: words per prompt.
+        text_encoder: a transformers text encoder by name, for models conditioned on "text".
+        sampling: default sampling of the exported pipeline, `TokenSampling` keywords; used for the sample grids too.
+        validation_batches: batches of the validation split scored with the sample grids, 0 = none.
+        card: facts for the model card: licence, recipe, parity, notes.
+    """
+
+    tokenizer: str
+    init: str | None = None
+    gamma_init: float = 1e-3
+    condition_dropout: float = 0.1
+    words: list[str] | None = None
+    text_length: int = 24
+    text_encoder: str | None = None
+    sampling: dict[str, Any] | None = None
+    validation_batches: int = 0
+    card: dict[str, Any] | None = None
+
+
+class NextScaleObjective(Objective):
+    """Predict the ids of every scale from those before.
+
+    Args:
+        model: the generator.
+        tokenizer: frozen; makes ids of images.
+        text: vocabulary or text encoder; None for class-conditional models.
+        options: see `GeneratorOptions`.
+        validation: a source with held-out images, or None.
+    """
+
+    frozen: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
+    def __init__(
+        self,
+        model: VARTransformer,
+        tokenizer: ImageTokenizer,
+        text: WordVocabulary | TextFeatures | None,
+        options: GeneratorOptions,
+        validation: Any = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.text = model, tokenizer, text
+        self.options, self.validation = options, validation
+        self.sampling = TokenSampling(**(options.sampling or {}))
+        self.tokenizer.requires_grad_(False)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, data: Any) -> NextScaleObjective:
+        options = read(GeneratorOptions, recipe.options, "options")
+        tokenizer = load_tokenizer(options.tokenizer)
+        if getattr(data, "image_size", tokenizer.pixel_size) != tokenizer.pixel_size:
+            raise InputError(f"image_size={data.image_size} does not fit the tokenizer, which is for {tokenizer.pixel_size}")
+        kind = recipe.model.get("condition", "class")
+        text = _text(kind, options, data)
+        if options.init:
+            model = VARTransformer.from_pretrained(options.init)
+        else:
+            model = VARTransformer(**_model_config(recipe.model, kind, tokenizer, text, data))
+            model.init_weights(options.gamma_init)
+        return cls(model, tokenizer, text, options, validation_source(recipe, options.validation_batches))
+
+    def train(self, mode: bool = True) -> NextScaleObjective:
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def condition(self, batch: Batch) -> Condition:
+        """What the batch's images show."""
+        if self.text is None:
+            if batch.labels is None:
+                raise InputError("data has no labels: a class-conditional generator needs one sub-folder per class")
+            return ClassCondition(torch.tensor(batch.labels))
+        if batch.captions is None:
+            raise InputError("data has no captions: a text-conditional generator needs them beside the images")
+        return self.text.encode(batch.captions)
+
+    def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
+        tokens = self.tokenizer.encode(to_pixels(batch.images))
+        condition = self.condition(batch)
+        generator = torch.Generator().manual_seed(noise_seed)
+        rows = torch.rand(len(condition), generator=generator) < self.options.condition_dropout
+        condition = condition.dropped(rows)
+        return self.model.loss(tokens, condition, quantizer=self.tokenizer.quantizer)
+
+    def compile_loss(self) -> None:
+        self.model.compile()  # the transformer alone: tokenizer and text change from batch to batch
+
+    def samples(self, model: VARTransformer, batch: Batch) -> Image:
+        """Sixteen images of the batch's conditions, always from the same noise."""
+        condition = self.condition(_first(batch, 16))
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return image_grid(to_pil(self._generate(model, condition)), columns=8)
+
+    def _generate(self, model: VARTransformer, condition: Condition) -> Tensor:
+        noise = Noise.per_image([(0, k) for k in range(len(condition))])
+        request = GenerationRequest(condition, self.sampling, noise)
+        result = model.generate(request, quantizer=self.tokenizer.quantizer)
+        return self.tokenizer.decode(result.tokens).float()
+
+    def evaluate(self, model: VARTransformer, step: int) -> dict[str, float]:
+        """Loss and accuracy on held-out images."""
+        if self.validation is None:
+            return {}
+        batches = validation_batches(self.validation, self.options.validation_batches)
+        totals: dict[str, float] = {}
+        for batch in batches:
+            tokens = self.tokenizer.encode(to_pixels(batch.images.to(model.device)))
+            values = model.loss(tokens, self.condition(batch), quantizer=self.tokenizer.quantizer)
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / len(batches)
+        return totals
+
+    def export(self, folder: Path, model: VARTransformer) -> None:
+        """A whole pipeline: tokenizer, generator, text, default sampling."""
+        parts = {"tokenizer": self.tokenizer, "generator": model, "sampling": self.options.sampling}
+        if self.text is None:
+            pipe: ImagePipeline = ClassToImagePipeline(**parts)
+        else:
+            pipe = TextToImagePipeline(**parts, text=self.text)
+        pipe.save_pretrained(folder, card=self.options.card)
+
+
+def load_tokenizer(name: str) -> ImageTokenizer:
+    """A tokenizer's own folder, or the tokenizer of any model that `visgen.load` knows."""
+    if (Path(name) / "config.json").is_file():
+        return TOKENIZERS.load(read_config(Path(name)).get("_class_name", "")).from_pretrained(name)
+    return load(name, task="reconstruct").tokenizer
+
+
+def _text(kind: str, options: GeneratorOptions, data: Any) -> WordVocabulary | TextFeatures | None:
+    if kind == "class":
+        return None
+    if kind == "text":
+        if options.text_encoder is None:
+            raise InputError("options.text_encoder is missing; name a transformers text encoder")
+        return TextFeatures(options.text_encoder, options.text_length)
+    words = options.words or caption_words(data)
+    return WordVocabulary.from_words(words, options.text_length)
+
+
+def caption_words(data: Any) -> Sequence[str]:
+    """The words of a source's captions: what it says itself (`words()`), or all that its captions hold."""
+    words = getattr(data, "words", None)
+    if callable(words):
+        return words()
+    raise InputError("options.words is missing, and the data source knows no words; list them")
+
+
+def _model_config(
+    model: dict[str, Any], kind: str, tokenizer: ImageTokenizer, text: Any, data: Any
+) -> dict[str, Any]:
+    """The recipe's model section, completed by what the tokenizer, the text and the data determine."""
+    assert tokenizer.codebook is not None
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in model.items()}
+    config["scales"] = tuple(h for h, _ in tokenizer.layout.sizes)  # type: ignore[union-attr]
+    config["codebook_size"], config["latent_channels"] = tokenizer.codebook.shape
+    if kind == "class":
+        classes = getattr(data, "classes", None)
+        config.setdefault("num_classes", len(classes) if classes else 1000)
+    elif kind == "prompt":
+        config |= {"text_length": text.length, "text_vocab_size": text.vocab_size}
+    else:
+        config["text_length"] = text.length  # text_dim, the encoder's width, stands in the recipe
+    return config
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    captions = None if batch.captions is None else batch.captions[:count]
+    labels = None if batch.labels is None else batch.labels[:count]
+    return Batch(batch.images[:count], captions, labels)
