@@ -3,9 +3,9 @@
     python scripts/check_relations.py                  # 40 prompts x 2 seeds of scenes-var
     python scripts/check_relations.py --real           # the same check on drawn scenes: the ceiling
 
-Each prompt names two objects of different colours and shapes and one relation, ten prompts per relation. Pixels go
-to the nearest palette colour; a picture is right when both colours cover enough of it and the offset between their
-centres points the way the relation says, further than across it.
+Each prompt names two objects of different colours and shapes and one relation, ten prompts per relation.
+Pixels go to the nearest palette colour; a picture is right when both colours cover enough of it and the
+offset between their centres points the way the relation says, further than across it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ FLOORS = {
     "cli": 8,
 }
 GROUND = {"errors", "registry", "__version__"}
-# `visgen/__init__.py` hands these out from pipelines and checkpoints, so `import visgen` is for the floors above them.
+# `visgen/__init__.py` hands these out from pipelines and checkpoints, so `import visgen` is for the floors
+# above them.
 ENTRANCE = FLOORS["pipelines"]
 
 

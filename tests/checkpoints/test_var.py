@@ -30,10 +30,13 @@ def meta_state(shapes):
 
 
 def transformer_shapes(depth):
-    """Official keys and shapes of VAR-d{depth}, from those recorded of d16, whose other blocks are like blocks.0."""
+    """Official keys and shapes of VAR-d{depth}, from those recorded of d16, whose other blocks are like
+    blocks.0."""
     out = {}
     for key, recorded in SHAPES["var_d16"].items():
-        widths = [size if size == 4096 and key.startswith("head.") else size // 16 * depth for size in recorded]
+        widths = [
+            size if size == 4096 and key.startswith("head.") else size // 16 * depth for size in recorded
+        ]
         shape = [new if size % 1024 == 0 else size for size, new in zip(recorded, widths, strict=True)]
         shape = [TOKENS[depth] if size == 680 else size for size in shape]
         if key.endswith("scale_mul_1H11"):

@@ -80,7 +80,9 @@ def test_sixteen_bit_gray_keeps_its_range(tmp_path):
     assert read_back(image, tmp_path / "a.png")[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize("mode, suffix", [("L", "png"), ("1", "png"), ("CMYK", "jpg"), ("P", "gif"), ("L", "webp")])
+@pytest.mark.parametrize(
+    "mode, suffix", [("L", "png"), ("1", "png"), ("CMYK", "jpg"), ("P", "gif"), ("L", "webp")]
+)
 def test_other_modes_become_rgb(mode, suffix, tmp_path):
     got = read_back(Image.new("RGB", (8, 8), "white").convert(mode), tmp_path / f"a.{suffix}")
     assert got.shape == (8, 8, 3) and got.min() > 250

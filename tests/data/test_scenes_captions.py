@@ -27,7 +27,10 @@ def test_canonical_wording():
         SceneObject("square", "blue", "medium", 32, 46, 11.0),
     )
     assert caption(Scene("relation", (red, blue), "above", "white")) == "a red circle above a blue square"
-    assert caption(Scene("pair", (red, blue), None, "gray")) == "a red circle and a blue square on a gray background"
+    assert (
+        caption(Scene("pair", (red, blue), None, "gray"))
+        == "a red circle and a blue square on a gray background"
+    )
     big = SceneObject("star", "orange", "large", 32, 32, 16.0)
     assert caption(Scene("single", (big,), None, "sunset")) == "a large orange star at sunset"
     star = SceneObject("star", "orange", "medium", 32, 32, 11.0)
@@ -79,7 +82,9 @@ def test_shares_of_the_options(samples):
 
 
 def test_every_other_background_is_named(samples):
-    assert all(parse_caption(t)["background"] == s.background for s, _, t in samples if s.background != "white")
+    assert all(
+        parse_caption(t)["background"] == s.background for s, _, t in samples if s.background != "white"
+    )
 
 
 @pytest.mark.parametrize(

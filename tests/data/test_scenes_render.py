@@ -23,8 +23,8 @@ from visgen.errors import InputError
 def segment(image: np.ndarray, background: str) -> np.ndarray:
     """(64, 64) index of the nearest palette colour, or -1 where the empty background is nearer.
 
-    Pixels more than 30 from their colour are blended edges (orange on white passes by yellow) and count as -1; the
-    shade moves a colour by 22 at most.
+    Pixels more than 30 from their colour are blended edges (orange on white passes by yellow) and count as
+    -1; the shade moves a colour by 22 at most.
     """
     pixels = image.astype(np.float32)
     colours = np.array(list(PALETTE.values()), np.float32)[:, :, None, None]
@@ -73,7 +73,9 @@ def test_pixels_outside_the_boxes_are_background():
 
 
 def test_shapes_have_comparable_areas_and_differ():
-    scenes = [Scene("single", (SceneObject(s, "black", "large", 32, 32, 16.0),), None, "white") for s in SHAPES]
+    scenes = [
+        Scene("single", (SceneObject(s, "black", "large", 32, 32, 16.0),), None, "white") for s in SHAPES
+    ]
     ink = (255 - render(scenes).float().mean(1)) / 231
     areas = ink.sum((1, 2)) / 16**2
     assert areas.min() > 1.75 and areas.max() < 2.6

@@ -69,7 +69,9 @@ def test_held_out_pairs_are_only_in_their_split(scenes):
 def test_held_out_relations_are_only_in_their_split(scenes):
     for split in ("train", "validation", "test_pairs"):
         assert not any(shape_relations(s) & HELD_OUT_RELATIONS for s in scenes[split])
-    assert all(s.kind == "relation" and shape_relations(s) <= HELD_OUT_RELATIONS for s in scenes["test_relations"])
+    assert all(
+        s.kind == "relation" and shape_relations(s) <= HELD_OUT_RELATIONS for s in scenes["test_relations"]
+    )
     assert set().union(*map(shape_relations, scenes["test_relations"])) == HELD_OUT_RELATIONS
 
 

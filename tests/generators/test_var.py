@@ -105,7 +105,9 @@ def test_negative_prompt_replaces_the_empty_one(quantizer):
     negative = PromptCondition(cond.input_ids, cond.mask, cond.input_ids, cond.mask)
     _, guided = generate(model, quantizer, negative, TokenSampling(top_k=1, guidance_scale=5.0))
     _, plain = generate(model, quantizer, cond, TokenSampling(top_k=1))
-    assert torch.allclose(guided[0].logits, plain[0].logits, atol=1e-4)  # c − u = 0: nothing to guide away from
+    assert torch.allclose(
+        guided[0].logits, plain[0].logits, atol=1e-4
+    )  # c − u = 0: nothing to guide away from
 
 
 @pytest.mark.parametrize("smooth", [False, True])
@@ -150,10 +152,14 @@ def test_loss_goes_down(quantizer):
 
 def test_single_scale_is_guided(quantizer):
     torch.manual_seed(0)
-    model = VARTransformer(scales=(2,), codebook_size=12, latent_channels=4, hidden_size=16, depth=1, num_heads=2)
+    model = VARTransformer(
+        scales=(2,), codebook_size=12, latent_channels=4, hidden_size=16, depth=1, num_heads=2
+    )
     noise = Noise.per_image([(0, 0)])
     request = GenerationRequest(
-        ClassCondition(torch.tensor([1])), TokenSampling(guidance_scale=2.0, guidance_schedule="linear"), noise
+        ClassCondition(torch.tensor([1])),
+        TokenSampling(guidance_scale=2.0, guidance_schedule="linear"),
+        noise,
     )
     assert model.generate(request, quantizer=quantizer).tokens.ids.shape == (1, 4)
 

@@ -73,7 +73,7 @@ def test_ids_determine_the_quantised_feature(num_phi, cosine):
 
 def test_single_scale_works():
     quantizer = make_quantizer()
-    ids, fhats = quantizer.encode(torch.randn(1, 4, 2, 2), ((2, 2),))
+    ids, _ = quantizer.encode(torch.randn(1, 4, 2, 2), ((2, 2),))
     assert ids.shape == (1, 4)
     assert quantizer.generator_inputs([ids], ((2, 2),)).shape == (1, 0, 4)
 

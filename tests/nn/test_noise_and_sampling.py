@@ -25,7 +25,9 @@ def test_seed_and_ordinal_both_count():
 def test_categorical_equals_multinomial_with_the_same_generator():
     law = torch.rand(4, 6, 9, generator=torch.Generator().manual_seed(1))
     ours = Noise.shared(3).categorical(law)
-    theirs = torch.multinomial(law.view(-1, 9), 1, replacement=True, generator=torch.Generator().manual_seed(3))
+    theirs = torch.multinomial(
+        law.view(-1, 9), 1, replacement=True, generator=torch.Generator().manual_seed(3)
+    )
     assert torch.equal(ours.flatten(), theirs.flatten())
 
 

@@ -10,7 +10,11 @@ import torch
 
 from tests.parity.report import Golden
 
-SYSTEMS = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "__main__", "report"))
+SYSTEMS = sorted(
+    path.stem
+    for path in Path(__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "__main__", "report")
+)
 
 
 def run(system: str, folder: Path) -> Golden:
@@ -22,7 +26,10 @@ def run(system: str, folder: Path) -> Golden:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2 or arguments[0] not in SYSTEMS or not (Path(arguments[1]) / "meta.json").is_file():
-        print(f"usage: python -m tests.parity SYSTEM FOLDER, SYSTEM one of {', '.join(SYSTEMS)}", file=sys.stderr)
+        print(
+            f"usage: python -m tests.parity SYSTEM FOLDER, SYSTEM one of {', '.join(SYSTEMS)}",
+            file=sys.stderr,
+        )
         return 2
     torch.set_num_threads(1)
     golden = run(arguments[0], Path(arguments[1]))

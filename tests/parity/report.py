@@ -68,7 +68,9 @@ class Golden:
     def _compare_floats(self, stage: str, found: Tensor, expected: Tensor) -> None:
         atol, rtol = self._tolerance(stage)
         infinite = torch.isinf(expected)
-        same_holes = torch.equal(torch.isinf(found), infinite) and torch.equal(found[infinite], expected[infinite])
+        same_holes = torch.equal(torch.isinf(found), infinite) and torch.equal(
+            found[infinite], expected[infinite]
+        )
         away = torch.where(infinite, 0.0, (found - expected).abs())
         passed = same_holes and bool((away <= atol + rtol * expected.abs().where(~infinite, 0)).all())
         difference = float(away.max()) if away.numel() and same_holes else 0.0 if same_holes else float("inf")
@@ -81,7 +83,8 @@ class Golden:
         raise KeyError(f"no tolerance for {stage}")
 
     def finish(self, names: Iterable[str], inputs: Iterable[str]) -> None:
-        """Every golden tensor must have been compared or be an input (glob patterns); the others are misses."""
+        """Every golden tensor must have been compared or be an input (glob patterns); the others are
+        misses."""
         patterns = list(inputs)
         for name in names:
             if name not in self.seen and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):

@@ -134,7 +134,11 @@ def check_variants(golden: Golden, io: dict[str, Tensor]) -> None:
             config["phi_ratio"],
             config["cosine_codes"],
         )
-        weights = {name.removeprefix(f"{prefix}.weights."): t for name, t in io.items() if f"{prefix}.weights." in name}
+        weights = {
+            name.removeprefix(f"{prefix}.weights."): t
+            for name, t in io.items()
+            if f"{prefix}.weights." in name
+        }
         converted = convert_tokenizer({f"quantize.{name}": tensor for name, tensor in weights.items()})
         quantizer.load_state_dict({name.removeprefix("vq."): tensor for name, tensor in converted.items()})
         ids, fhats = quantizer.encode(io[f"{prefix}.f"], scales.sizes)

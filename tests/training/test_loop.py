@@ -39,7 +39,10 @@ def losses(output):
 def assert_same_run(a, b):
     assert losses(a) == losses(b)
     for name in ("objective", "ema"):
-        files = [checkpoint.list_checkpoints(folder / "checkpoints")[-1] / f"{name}.safetensors" for folder in (a, b)]
+        files = [
+            checkpoint.list_checkpoints(folder / "checkpoints")[-1] / f"{name}.safetensors"
+            for folder in (a, b)
+        ]
         first, second = (load_file(file) for file in files)
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
@@ -67,7 +70,10 @@ def test_a_run_learns_and_leaves_everything_behind(tmp_path):
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"] and lines[-1]["seen"] == 58.5  # mean of 57 to 60
     names = {"checkpoints", "log.jsonl", "model", "recipe.yaml", "samples", "training_log.json"}
     assert {path.name for path in out.iterdir()} == names
-    assert [p.name for p in checkpoint.list_checkpoints(out / "checkpoints")] == ["step_00000057", "step_00000060"]
+    assert [p.name for p in checkpoint.list_checkpoints(out / "checkpoints")] == [
+        "step_00000057",
+        "step_00000060",
+    ]
     assert sorted(p.name for p in (out / "samples").iterdir()) == ["step_000030.png", "step_000060.png"]
     record = json.loads((out / "training_log.json").read_text())
     assert record["samples"] == 960 and record["recipe"]["steps"] == 60 and record["versions"]["torch"]
@@ -89,7 +95,10 @@ def test_resuming_after_an_interruption_is_exact(tmp_path, killed_at, caplog, ex
     killed_at(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     parts = train(recipe(tmp_path / "parts", **extra))
     assert signal.getsignal(signal.SIGTERM) is handler and "train the same recipe again" in caplog.text
-    assert not (parts / "model").exists() and checkpoint.list_checkpoints(parts / "checkpoints")[-1].name[-1] == "2"
+    assert (
+        not (parts / "model").exists()
+        and checkpoint.list_checkpoints(parts / "checkpoints")[-1].name[-1] == "2"
+    )
     assert train(recipe(tmp_path / "parts", **extra)) == parts
     assert_same_run(whole, parts)
 
@@ -108,7 +117,10 @@ def test_killed_while_writing_a_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(recipe(broken))
     monkeypatch.setattr(checkpoint, "_write", write)
-    assert {path.name for path in (broken / "checkpoints").iterdir()} == {"step_00000003", ".writing_step_00000006"}
+    assert {path.name for path in (broken / "checkpoints").iterdir()} == {
+        "step_00000003",
+        ".writing_step_00000006",
+    }
     train(recipe(broken))
     assert_same_run(whole, broken)
     assert not list((broken / "checkpoints").glob(".*"))
@@ -142,7 +154,9 @@ def test_a_loss_that_is_not_finite_stops(tmp_path, nan_at):
 
 
 def test_adversary_trains_from_its_start_without_touching_the_rest(tmp_path):
-    out = train(recipe(tmp_path / "run", options={"adversary": True}, log_every=1, ema=None, precision="bf16"))
+    out = train(
+        recipe(tmp_path / "run", options={"adversary": True}, log_every=1, ema=None, precision="bf16")
+    )
     lines = losses(out)
     assert "adversary_loss" not in lines[1] and "adversary_grad_norm" in lines[2]
     state = load_file(checkpoint.list_checkpoints(out / "checkpoints")[-1] / "objective.safetensors")

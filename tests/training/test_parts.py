@@ -38,7 +38,9 @@ def test_ema_follows_and_copies_buffers():
 def test_muon_takes_the_matrices_and_adamw_the_rest():
     objective = ToyObjective(adversary=True)
     adamw, muon = build_optimizers(objective, OptimizerSpec("muon")).optimizers
-    assert [id(p) for group in muon.param_groups for p in group["params"]] == [id(objective.model.blocks[0].weight)]
+    assert [id(p) for group in muon.param_groups for p in group["params"]] == [
+        id(objective.model.blocks[0].weight)
+    ]
     decay, spared = adamw.param_groups
     assert [p.ndim for p in decay["params"]] == [2] and {p.ndim for p in spared["params"]} == {1}
     assert (decay["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
@@ -95,7 +97,9 @@ def test_adversarial_terms():
     base = (recon - images).square().mean()
     assert gan.generator_term(recon, base, layer.weight, 3) == {}
     term = gan.generator_term(recon, base, layer.weight, 4)
-    ours, theirs = (torch.autograd.grad(x, layer.weight, retain_graph=True)[0] for x in (term["adversarial"], base))
+    ours, theirs = (
+        torch.autograd.grad(x, layer.weight, retain_graph=True)[0] for x in (term["adversarial"], base)
+    )
     assert ours.norm() == pytest.approx(0.5 * theirs.norm().item(), rel=0.05)
     assert gan.discriminator_term(images, recon.detach(), 1) is None
     gan.discriminator_term(images, recon.detach(), 2)["loss"].backward()
@@ -106,7 +110,9 @@ def test_adversarial_terms():
 def test_perceptual_loss_reads_the_official_layouts(tmp_path):
     vgg16 = pytest.importorskip("torchvision.models").vgg16
     with torch.device("meta"):
-        shapes = {k: v.shape for k, v in vgg16(weights=None).state_dict().items() if k.startswith("features.")}
+        shapes = {
+            k: v.shape for k, v in vgg16(weights=None).state_dict().items() if k.startswith("features.")
+        }
     state = {k: torch.randn(shape) * (0.05 if len(shape) == 4 else 0) for k, shape in shapes.items()}
     torch.save({**state, "classifier.0.bias": torch.zeros(1)}, tmp_path / "vgg16.pth")
     linear = {f"lin{k}.model.1.weight": torch.full((1, width, 1, 1), 2.0) for k, width in enumerate(_WIDTHS)}

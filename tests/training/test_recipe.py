@@ -10,7 +10,13 @@ BASE = {"objective": "toy", "output": "out", "steps": 10, "batch_size": 4, "data
 
 
 def test_overrides_are_yaml_values_at_dotted_keys():
-    overrides = ["optimizer.lr=1e-3", "model.depths=[1, 2]", "ema=null", "options.loss.gan=0.5", "precision=bf16"]
+    overrides = [
+        "optimizer.lr=1e-3",
+        "model.depths=[1, 2]",
+        "ema=null",
+        "options.loss.gan=0.5",
+        "precision=bf16",
+    ]
     recipe = load_recipe(BASE, overrides)
     assert recipe.optimizer.lr == 1e-3 and recipe.ema is None and recipe.precision == "bf16"
     assert recipe.model == {"depths": [1, 2]} and recipe.options == {"loss": {"gan": 0.5}}
@@ -84,7 +90,11 @@ def factors(steps=101, **kwargs):
 def test_schedules():
     assert set(factors(name="constant")) == {1.0}
     linear = factors(name="linear", flat=0.3, final=0.1)
-    assert linear[30] == 1.0 and linear[65] == pytest.approx(0.55) and linear[100] == linear[101] == pytest.approx(0.1)
+    assert (
+        linear[30] == 1.0
+        and linear[65] == pytest.approx(0.55)
+        and linear[100] == linear[101] == pytest.approx(0.1)
+    )
     cosine = factors(name="cosine")
     assert cosine[50] == pytest.approx(0.5) and cosine[100] == 0.0 and cosine == sorted(cosine, reverse=True)
     warm = factors(name="linear", warmup_steps=10)

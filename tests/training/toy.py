@@ -1,4 +1,5 @@
-"""A tiny objective: a linear map learns to brighten pixels. Noise, a buffer and a matrix exercise the whole loop."""
+"""A tiny objective: a linear map learns to brighten pixels. Noise, a buffer and a matrix exercise the whole
+loop."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ class ToyObjective(Objective):
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, torch.Tensor]:
         x = batch.images.float()[..., :8, :8] / 127.5 - 1
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(noise_seed)) + 0.1 * torch.randn(x.shape)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(noise_seed)) + 0.1 * torch.randn(
+            x.shape
+        )
         self.recon, self.real = self.model(x + 0.05 * noise), x
         loss = (self.recon - (0.5 * x + 0.3)).square().mean()
         if self.discriminator is not None:
@@ -54,7 +57,9 @@ class ToyObjective(Objective):
     def adversary_loss(self, batch, step, noise_seed):
         if step < 2:
             return None
-        return {"loss": discriminator_loss(self.discriminator(self.real), self.discriminator(self.recon.detach()))}
+        return {
+            "loss": discriminator_loss(self.discriminator(self.real), self.discriminator(self.recon.detach()))
+        }
 
     def after_step(self, step: int) -> dict[str, float]:
         self.model.seen += 1

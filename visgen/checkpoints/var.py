@@ -59,7 +59,8 @@ def _transformer_key(key: str) -> str:
 
 
 def infer_tokenizer_config(state: State) -> dict[str, Any]:
-    """Config of a tokenizer (our names) from the shapes of an official state dict; scales are VAR's 256-pixel list."""
+    """Config of a tokenizer (our names) from the shapes of an official state dict; scales are VAR's 256-pixel
+    list."""
     codebook = state["quantize.embedding.weight"]
     levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down."))
     ch = state["encoder.conv_in.weight"].shape[0]
@@ -100,17 +101,21 @@ def tokenizer_config(official: dict[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_from_official(state: State, config: dict[str, Any] | None = None) -> VARTokenizer:
-    """Build a `VARTokenizer` from an official state dict; config keys as in the official code, inferred when omitted."""
+    """Build a `VARTokenizer` from an official state dict; config keys as in the official code, inferred when
+    omitted."""
     inferred = infer_tokenizer_config(state)
     ours = inferred | tokenizer_config(config or {})
     return _build(VARTokenizer, ours, convert_tokenizer(state), "the official VAR tokenizer")
 
 
 def infer_transformer_config(state: State) -> dict[str, Any]:
-    """Config of a transformer (our names) from shapes; the scale list is known for L = 680, 2240 and 9451 tokens."""
+    """Config of a transformer (our names) from shapes; the scale list is known for L = 680, 2240 and 9451
+    tokens."""
     length, width = state["pos_1LC"].shape[1:]
     if length not in SCALES:
-        raise InputError(f"a VAR of {length} tokens has no known scale list: pass config={{'patch_nums': [...]}}")
+        raise InputError(
+            f"a VAR of {length} tokens has no known scale list: pass config={{'patch_nums': [...]}}"
+        )
     return _infer_transformer_shapes(state) | {"scales": SCALES[length], "hidden_size": width}
 
 
@@ -145,7 +150,9 @@ def transformer_from_official(state: State, config: dict[str, Any] | None = None
     """Build a `VARTransformer` from an official state dict; config keys as in the official code."""
     given = transformer_config(config or {})
     inferred = _infer_transformer_shapes(state) if "scales" in given else infer_transformer_config(state)
-    return _build(VARTransformer, inferred | given, convert_transformer(state), "the official VAR transformer")
+    return _build(
+        VARTransformer, inferred | given, convert_transformer(state), "the official VAR transformer"
+    )
 
 
 def _build(cls: Any, config: dict[str, Any], state: State, source: str) -> Any:
@@ -162,6 +169,8 @@ def guidance_from_cfg(cfg: float) -> dict[str, Any]:
     return {"guidance_scale": 1.0 + cfg, "guidance_schedule": "linear"}
 
 
-def sampling_from_official(cfg: float, top_k: int = 0, top_p: float = 0.0, more_smooth: bool = False) -> dict[str, Any]:
+def sampling_from_official(
+    cfg: float, top_k: int = 0, top_p: float = 0.0, more_smooth: bool = False
+) -> dict[str, Any]:
     """Official sampling arguments (0 = off) → `TokenSampling` keywords."""
     return guidance_from_cfg(cfg) | {"top_k": top_k or None, "top_p": top_p or None, "smooth": more_smooth}

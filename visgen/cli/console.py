@@ -52,7 +52,8 @@ def note(text: str) -> None:
 
 
 def guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a verb: bad input ends with 2, an interrupt with 130, anything else with 1, none with a traceback."""
+    """Wrap a verb: bad input ends with 2, an interrupt with 130, anything else with 1, none with a
+    traceback."""
 
     @functools.wraps(verb)
     def run(*args: Any, **kwargs: Any) -> Any:

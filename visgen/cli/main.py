@@ -49,7 +49,8 @@ def options(
 
 
 def _limit_threads(threads: int) -> None:
-    """Through the environment, which torch reads when a verb imports it; directly where it is loaded already."""
+    """Through the environment, which torch reads when a verb imports it; directly where it is loaded
+    already."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)

@@ -76,7 +76,8 @@ Progressive = Annotated[bool, typer.Option("--progressive", help="A strip: the i
 
 
 def open_model(name: str, task: str, dtype: str | None, device: str | None, offline: bool = False) -> Any:
-    """The pipeline of `visgen.load`, with only the options that were given; its bar shows on a terminal only."""
+    """The pipeline of `visgen.load`, with only the options that were given; its bar shows on a terminal
+    only."""
     import visgen
 
     if device is not None:

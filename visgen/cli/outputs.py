@@ -18,7 +18,8 @@ def slug(text: str) -> str:
 
 
 def fresh(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3, … that is not there: a chosen name never overwrites anything."""
+    """`path`, or the first of path-2, path-3, … that is not there: a chosen name never overwrites
+    anything."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1

@@ -74,7 +74,8 @@ class Steps:
 
 
 def image_facts(result: ImageOutput) -> list[dict[str, Any]]:
-    """What each image shows and what was drawn for it: prompt or label, seed and ordinal, where there are any."""
+    """What each image shows and what was drawn for it: prompt or label, seed and ordinal, where there are
+    any."""
     count = len(result)
     seeds = [seed or (None, None) for seed in result.seeds] or [(None, None)] * count
     columns: dict[str, Sequence[Any]] = {
@@ -88,7 +89,8 @@ def image_facts(result: ImageOutput) -> list[dict[str, Any]]:
 
 
 def _merged(facts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Text chunks of a picture of several images: a JSON list where they differ, one value where they agree."""
+    """Text chunks of a picture of several images: a JSON list where they differ, one value where they
+    agree."""
     return {name: _one_or_all([str(fact.get(name)) for fact in facts]) for name in facts[0]}
 
 

@@ -140,8 +140,8 @@ def _shorter_side_to(size: int, sides: tuple[int, int]) -> tuple[int, int]:
 def prepare_batch(images: ImageInput, size: int) -> torch.Tensor:
     """Brings images of any sizes to a float32 tensor (B, 3, size, size) in [-1, 1].
 
-    The shorter side is resized (Lanczos for Pillow images and arrays, anti-aliased bicubic for tensors, which may
-    lie on a device), then the centre is cropped. See `to_tensor` for what is accepted.
+    The shorter side is resized (Lanczos for Pillow images and arrays, anti-aliased bicubic for tensors, which
+    may lie on a device), then the centre is cropped. See `to_tensor` for what is accepted.
 
     Raises:
         InputError: as `to_tensor`, or `size` below 1.

@@ -24,8 +24,8 @@ class GenerationRequest:
         sampling: the family's knobs (`TokenSampling` for token models).
         noise: source of every random draw; its rows are the rows of the condition.
         layout: token layout, when it differs from the model's own.
-        known: (tokens, keep_mask) for editing: keep_mask bool (B or 1, h, w) on the finest grid, True = keep the
-            source token, False = make anew.
+        known: (tokens, keep_mask) for editing: keep_mask bool (B or 1, h, w) on the finest grid, True = keep
+            the source token, False = make anew.
     """
 
     condition: Condition
@@ -39,8 +39,9 @@ class GenerationRequest:
 class GenerationStep:
     """What `on_step` sees after each step: its index, how many there are, and the state so far.
 
-    `ids` are the step's own token ids; `latents` (B, D, H, W) is the feature that the tokenizer's `decode_latents`
-    turns into the image so far (None where a model has none); `logits` are the guided ones before any filter.
+    `ids` are the step's own token ids; `latents` (B, D, H, W) is the feature that the tokenizer's
+    `decode_latents` turns into the image so far (None where a model has none); `logits` are the guided ones
+    before any filter.
     """
 
     index: int
@@ -79,4 +80,5 @@ class ImageGenerator:
         strategy: Any = None,
         on_step: OnStep | None = None,
     ) -> GenerationResult:
-        """Generate a batch. A generator that needs the tokenizer's quantizer takes it per call, never stores it."""
+        """Generate a batch. A generator that needs the tokenizer's quantizer takes it per call, never stores
+        it."""

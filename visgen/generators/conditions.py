@@ -1,6 +1,7 @@
 """What a generator is conditioned on: class labels, text embeddings, or word ids of its own vocabulary.
 
-Every condition knows its unconditional form, which guidance leads away from and which training drops some rows to.
+Every condition knows its unconditional form, which guidance leads away from and which training drops some
+rows to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""VAR: next-scale prediction (arXiv 2404.02905). All tokens of a scale are predicted at once from the scales before.
+"""VAR: next-scale prediction (arXiv 2404.02905). All tokens of a scale are predicted at once from the scales
+before.
 
 Conditioned on a class (the paper) or on text: a prefix of text positions, which every scale attends to.
 """
@@ -101,14 +102,17 @@ class VARTransformer(VisgenModel, ImageGenerator):
 
     @torch.no_grad()
     def init_weights(self, gamma: float = 1e-3) -> None:
-        """Random weights as in VAR's trainer; `gamma` scales the initial residual gates of adaptive layer norms."""
+        """Random weights as in VAR's trainer; `gamma` scales the initial residual gates of adaptive layer
+        norms."""
         depth, std = self.config.depth, math.sqrt(1 / (3 * self.config.hidden_size))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=std)
                 if getattr(module, "bias", None) is not None:
                     nn.init.zeros_(module.bias)
-        for parameter in (getattr(self, name, None) for name in ("pos_start", "pos_1LC", "text_pos", "text_null")):
+        for parameter in (
+            getattr(self, name, None) for name in ("pos_start", "pos_1LC", "text_pos", "text_null")
+        ):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=std)
         self.head.weight.mul_(0.02)
@@ -126,7 +130,8 @@ class VARTransformer(VisgenModel, ImageGenerator):
         return Scales.square(self.config.scales)
 
     def embed_condition(self, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """(B, C) vector for adaptive layer norms and the first scale, and the text prefix (B, T, C) if there is one.
+        """(B, C) vector for adaptive layer norms and the first scale, and the text prefix (B, T, C) if there
+        is one.
 
         Raises:
             InputError: a condition of another kind, or text of another length.
@@ -143,12 +148,15 @@ class VARTransformer(VisgenModel, ImageGenerator):
 
     def _text_prefix(self, words_BTC: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         if words_BTC.shape[1] != self.config.text_length:
-            raise InputError(f"text of {words_BTC.shape[1]} positions must have text_length={self.config.text_length}")
+            raise InputError(
+                f"text of {words_BTC.shape[1]} positions must have text_length={self.config.text_length}"
+            )
         text = torch.where(mask_BT[..., None], words_BTC, self.text_null.to(words_BTC.dtype))
         return text.mean(dim=1), text + self.text_pos
 
     def modulations(self, condition_BC: Tensor) -> tuple[list[Modulation], Modulation]:
-        """Adaptive layer norm vectors of all blocks and of the head: they do not change while an image is made."""
+        """Adaptive layer norm vectors of all blocks and of the head: they do not change while an image is
+        made."""
         shared = None
         if self.config.modulation == "shared":
             shared = self.shared_modulation(F.silu(condition_BC)).view(len(condition_BC), 1, 6, -1)
@@ -163,7 +171,12 @@ class VARTransformer(VisgenModel, ImageGenerator):
         return self.lvl_embed(levels) + self.pos_1LC
 
     def run_blocks(
-        self, x: Tensor, modulations: list[Modulation], *, mask: Tensor | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        modulations: list[Modulation],
+        *,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """All blocks over positions x (B, L, C); with a cache, they attend to everything in it as well."""
         for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
@@ -173,7 +186,8 @@ class VARTransformer(VisgenModel, ImageGenerator):
         return x
 
     def embed_inputs(self, condition_BC: Tensor, inputs_BLC: Tensor) -> Tensor:
-        """Block input (B, L, C): the first scale from the condition, the others from next-scale inputs (B, L', Cv)."""
+        """Block input (B, L, C): the first scale from the condition, the others from next-scale inputs (B,
+        L', Cv)."""
         start = condition_BC[:, None] + self.pos_start
         return torch.cat([start, self.word_embed(inputs_BLC).to(start.dtype)], dim=1) + self.positions()
 
@@ -218,8 +232,8 @@ class VARTransformer(VisgenModel, ImageGenerator):
         """Generate a batch, one forward per scale (plus one for a text prefix).
 
         Raises:
-            InputError: no quantizer, a strategy (only next-token models take one), another layout than the model's,
-                or `known` tokens that do not fit.
+            InputError: no quantizer, a strategy (only next-token models take one), another layout than the
+                model's, or `known` tokens that do not fit.
         """
         from visgen.generators.var_sampling import NextScaleRun
 
@@ -241,7 +255,9 @@ def _check(hidden_size: int, num_heads: int, modulation: str, condition: str) ->
 
 def _required(quantizer: MultiScaleVQ | None) -> MultiScaleVQ:
     if quantizer is None:
-        raise InputError("quantizer=None: VAR needs its tokenizer's quantizer, pass quantizer=tokenizer.quantizer")
+        raise InputError(
+            "quantizer=None: VAR needs its tokenizer's quantizer, pass quantizer=tokenizer.quantizer"
+        )
     return quantizer
 
 

@@ -38,7 +38,9 @@ class NextScaleRun:
         self.modulations, self.head_modulation = model.modulations(self.vector)
         self.positions = model.positions().split(model.layout.lengths, dim=1)
         self.cache = self._new_cache()
-        self.fhat = torch.zeros(self.batch_size, model.config.latent_channels, *self.sizes[-1], device=model.device)
+        self.fhat = torch.zeros(
+            self.batch_size, model.config.latent_channels, *self.sizes[-1], device=model.device
+        )
         self.known = _known_per_scale(request, self.sizes, model.device)
         if prefix is not None:
             model.run_blocks(prefix, self.modulations, cache=self.cache)
@@ -98,7 +100,9 @@ class NextScaleRun:
     def _inputs(self, index: int) -> Tensor:
         if index == 0:
             return self.vector[:, None] + self.model.pos_start
-        x = self.model.word_embed(self.quantizer.next_input(self.fhat, self.sizes[index])).to(self.model.dtype)
+        x = self.model.word_embed(self.quantizer.next_input(self.fhat, self.sizes[index])).to(
+            self.model.dtype
+        )
         return x.repeat(2, 1, 1) if self.guided else x
 
     def _draw(self, logits: Tensor, index: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +123,9 @@ class NextScaleRun:
         if self.known is None:
             return ids, codes
         source, keep = self.known[index]
-        return torch.where(keep, source, ids), torch.where(keep[..., None], self.quantizer.embed(source), codes)
+        return torch.where(keep, source, ids), torch.where(
+            keep[..., None], self.quantizer.embed(source), codes
+        )
 
 
 def _known_per_scale(
@@ -129,14 +135,21 @@ def _known_per_scale(
     if request.known is None:
         return None
     tokens, keep = request.known
-    if tuple(keep.shape[-2:]) != sizes[-1] or keep.ndim != 3 or tokens.layout.length != sum(h * w for h, w in sizes):
-        raise InputError(f"known: keep_mask {tuple(keep.shape)} must be (B or 1, {sizes[-1][0]}, {sizes[-1][1]})")
+    if (
+        tuple(keep.shape[-2:]) != sizes[-1]
+        or keep.ndim != 3
+        or tokens.layout.length != sum(h * w for h, w in sizes)
+    ):
+        raise InputError(
+            f"known: keep_mask {tuple(keep.shape)} must be (B or 1, {sizes[-1][0]}, {sizes[-1][1]})"
+        )
     masks = [keep_at(keep.to(device), size) for size in sizes]
     return list(zip(tokens.to(device).per_scale(), masks, strict=True))
 
 
 def keep_at(keep_BHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """The keep mask on a scale's grid; grids of up to three positions are kept whole, as in the official code."""
+    """The keep mask on a scale's grid; grids of up to three positions are kept whole, as in the official
+    code."""
     if size[0] * size[1] <= 3:
         return torch.ones(len(keep_BHW), size[0] * size[1], dtype=torch.bool, device=keep_BHW.device)
     return (F.interpolate(keep_BHW[:, None].float(), size=size, mode="bilinear") > 0.5).flatten(1)

@@ -1,6 +1,7 @@
 """Transformer block with adaptive layer norm (DiT's adaLN in VAR's arrangement, arXiv 2404.02905).
 
-Modulation vectors depend on the condition alone: `modulations` is called once per image, `forward` once per step.
+Modulation vectors depend on the condition alone: `modulations` is called once per image, `forward` once per
+step.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention; q and v have biases, k has none.
 
-    With `qk_norm`, q and k have unit length and a learned scale per head (at most 100) multiplies q; without, VAR's
-    softmax scale is 0.25 / sqrt(D).
+    With `qk_norm`, q and k have unit length and a learned scale per head (at most 100) multiplies q; without,
+    VAR's softmax scale is 0.25 / sqrt(D).
     """
 
     def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool) -> None:
@@ -48,7 +49,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(hidden_size))
         self.v_bias = nn.Parameter(torch.zeros(hidden_size))
-        self.scale_mul_1H11 = nn.Parameter(torch.full((1, num_heads, 1, 1), math.log(4.0))) if qk_norm else None
+        self.scale_mul_1H11 = (
+            nn.Parameter(torch.full((1, num_heads, 1, 1), math.log(4.0))) if qk_norm else None
+        )
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(
@@ -85,8 +88,8 @@ class AdaLNBlock(nn.Module):
     """x + γ₁ Attn(LN(x)(1 + s₁) + b₁), then the same with the feed-forward.
 
     Args:
-        modulation: "per_block" = a linear layer of the condition in every block; "shared" = one for all blocks plus
-            a learned offset per block; "constant" = the offset alone.
+        modulation: "per_block" = a linear layer of the condition in every block; "shared" = one for all
+            blocks plus a learned offset per block; "constant" = the offset alone.
         drop_path: probability of dropping a branch in training.
     """
 

@@ -18,7 +18,8 @@ _backend: ContextVar[str] = ContextVar("visgen_attention_backend", default="auto
 
 @contextmanager
 def attention_backend(name: str) -> Iterator[None]:
-    """Choose how `attend` computes inside the block: "auto", "sdpa" (torch's fused) or "explicit" (two matmuls)."""
+    """Choose how `attend` computes inside the block: "auto", "sdpa" (torch's fused) or "explicit" (two
+    matmuls)."""
     if name not in BACKENDS:
         raise InputError(f"attention backend {name!r} must be one of {', '.join(BACKENDS)}")
     token = _backend.set(name)
@@ -31,10 +32,11 @@ def attention_backend(name: str) -> Iterator[None]:
 def attend(
     q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, *, mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """Softmax attention (B, H, Lq, D); bool mask (…, Lq, Lk) with True = may attend; scale defaults to D^-0.5.
+    """Softmax attention (B, H, Lq, D); bool mask (…, Lq, Lk) with True = may attend; scale defaults to
+    D^-0.5.
 
-    "auto" is SDPA, except for masked training on a CPU: there the fused backward is the largest item of a step
-    (27 % of it at L = 154), and two matmuls around a softmax took 56 % of the time.
+    "auto" is SDPA, except for masked training on a CPU: there the fused backward is the largest item of a
+    step (27 % of it at L = 154), and two matmuls around a softmax took 56 % of the time.
     """
     backend = _backend.get()
     if backend == "auto":

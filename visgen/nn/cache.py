@@ -9,8 +9,8 @@ from torch import Tensor
 class KVCache:
     """Keys and values of all layers, (layers, 2, B, H, max_length, D).
 
-    `extend` writes the new positions of a layer and returns views over everything so far; `advance` moves on once
-    all layers have written.
+    `extend` writes the new positions of a layer and returns views over everything so far; `advance` moves on
+    once all layers have written.
     """
 
     def __init__(

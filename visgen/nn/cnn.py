@@ -1,10 +1,14 @@
 """Convolutional encoder and decoder of the VQGAN family (Esser et al. 2021), one pair for all tokenizers.
 
-Blocks carry the taming-transformers names (`down.0.block.1.conv1`), which most official checkpoints use. Flags cover
-small models: `patch_size` folds pixels into channels first, `mid_blocks` leaves out the blocks at the lowest level.
+Blocks carry the taming-transformers names (`down.0.block.1.conv1`), which most official checkpoints use.
+Flags cover
+small models: `patch_size` folds pixels into channels first, `mid_blocks` leaves out the blocks at the lowest
+level.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +50,9 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, 1, c, h * w).transpose(-1, -2).unbind(1)  # (B, 1, HW, C)
+        q, k, v = (
+            self.qkv(self.norm(x)).reshape(b, 3, 1, c, h * w).transpose(-1, -2).unbind(1)
+        )  # (B, 1, HW, C)
         out = attend(q, k, v)
         return x + self.proj_out(out.transpose(-1, -2).reshape(b, c, h, w))
 
@@ -78,7 +84,7 @@ class Level(nn.Module):
 
     def __init__(self, channels: list[int], groups: int, attention: bool, dropout: float) -> None:
         super().__init__()
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        pairs = list(pairwise(channels))
         self.block = nn.ModuleList(ResBlock(i, o, groups, dropout) for i, o in pairs)
         self.attn = nn.ModuleList(AttnBlock(o, groups) for _, o in pairs if attention)
 
@@ -129,7 +135,7 @@ class ConvEncoder(nn.Module):
         widths = [ch] + [ch * mult for mult in ch_mult]
         last = len(ch_mult) - 1
         self.down = nn.ModuleList()
-        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             level = Level([before] + [after] * num_res_blocks, groups, attention and i == last, dropout)
             if i != last:
                 level.downsample = Downsample(after)
@@ -151,7 +157,8 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Features (B, C_in, h, w) → images (B, C_out, h·f, w·f). `up.i` is level i (0 = finest), run from the last."""
+    """Features (B, C_in, h, w) → images (B, C_out, h·f, w·f). `up.i` is level i (0 = finest), run from the
+    last."""
 
     def __init__(
         self,

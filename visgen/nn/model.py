@@ -1,4 +1,5 @@
-"""The base of every model: diffusers' `ModelMixin` and `ConfigMixin`, loaded strictly and from safetensors only."""
+"""The base of every model: diffusers' `ModelMixin` and `ConfigMixin`, loaded strictly and from safetensors
+only."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ class KeepFloat32(nn.Module):
 class VisgenModel(ModelMixin, ConfigMixin):
     """A model saved as `config.json` + safetensors.
 
-    Subclasses decorate `__init__` with `diffusers.configuration_utils.register_to_config`; sequence values of the
-    config are tuples.
+    Subclasses decorate `__init__` with `diffusers.configuration_utils.register_to_config`; sequence values of
+    the config are tuples.
     """
 
     config_name = "config.json"
@@ -45,7 +46,9 @@ class VisgenModel(ModelMixin, ConfigMixin):
         self._internal_dict = type(self.config)({k: _as_tuple(v) for k, v in self.config.items()})
 
     @classmethod
-    def from_pretrained(cls: type[Model], folder: str | Path, *, dtype: torch.dtype | str | None = None) -> Model:
+    def from_pretrained(
+        cls: type[Model], folder: str | Path, *, dtype: torch.dtype | str | None = None
+    ) -> Model:
         """Load a model folder.
 
         Args:
@@ -61,7 +64,10 @@ class VisgenModel(ModelMixin, ConfigMixin):
         with torch.device("meta"):
             model = cls(**{k: _as_tuple(v) for k, v in config.items() if not k.startswith("_")})
         if dtype is None:
-            state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+            state = {
+                name: tensor.float() if tensor.is_floating_point() else tensor
+                for name, tensor in state.items()
+            }
         load_strictly(model, state, str(folder))
         if isinstance(dtype, torch.dtype):
             model = model.to(dtype)
@@ -122,7 +128,9 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str) -> No
     told = [f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in problems.items() if keys]
     if told:
         raise InputError(f"weights in {source} do not fit {type(model).__name__}: {'; '.join(told)}")
-    state = {k: t.float() if t.is_floating_point() and _keeps_float32(model, k) else t for k, t in state.items()}
+    state = {
+        k: t.float() if t.is_floating_point() and _keeps_float32(model, k) else t for k, t in state.items()
+    }
     model.load_state_dict(state, strict=True, assign=True)
     left = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if left:
@@ -131,7 +139,9 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str) -> No
 
 def _keeps_float32(model: nn.Module, key: str) -> bool:
     parts = key.split(".")[:-1]
-    return any(isinstance(model.get_submodule(".".join(parts[:n])), KeepFloat32) for n in range(1, len(parts) + 1))
+    return any(
+        isinstance(model.get_submodule(".".join(parts[:n])), KeepFloat32) for n in range(1, len(parts) + 1)
+    )
 
 
 def _as_tuple(value: Any) -> Any:

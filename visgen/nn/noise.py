@@ -1,14 +1,14 @@
 """Every random draw of a generation goes through one `Noise` object.
 
-*per image* (default): one generator per image, so an image never depends on its batch. *shared*: one generator over
-the batch, in the order the papers' code draws (parity). *replayed*: draws that were recorded elsewhere (goldens).
-Draws are made on the CPU and moved, so that a seed means the same on every device.
+*per image* (default): one generator per image, so an image never depends on its batch. *shared*: one
+generator over the batch, in the order the papers' code draws (parity). *replayed*: draws that were recorded
+elsewhere (goldens). Draws are made on the CPU and moved, so that a seed means the same on every device.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ def image_seed(seed: int, ordinal: int) -> int:
 class Noise:
     """Random draws for a batch of images, row by row.
 
-    Build one with `per_image`, `shared` or `replayed`. All draws are float32 tensors whose first dimension is the
-    batch; `device` says where they are wanted.
+    Build one with `per_image`, `shared` or `replayed`. All draws are float32 tensors whose first dimension is
+    the batch; `device` says where they are wanted.
     """
 
     def __init__(
@@ -89,21 +89,28 @@ class Noise:
             return torch.multinomial(weights, batch_size, replacement=True, generator=self._shared)
         return (self.uniform(batch_size) * num_classes).long().clamp_(max=num_classes - 1)
 
-    def _draw(self, fill, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+    def _draw(
+        self,
+        fill: Callable[[Tensor, torch.Generator], Tensor],
+        shape: tuple[int, ...],
+        device: torch.device | str,
+    ) -> Tensor:
         if self._replay is not None:
-            return self._replayed(shape).to(device)
+            return _expect(next(self._replay, None), shape).to(device)
         out = torch.empty(shape)
         if self._shared is not None:
             return fill(out, self._shared).to(device)
         if shape[0] != len(self._generators):
-            raise InputError(f"noise holds {len(self._generators)} images, but {shape[0]} rows were asked for")
+            raise InputError(
+                f"noise holds {len(self._generators)} images, but {shape[0]} rows were asked for"
+            )
         for row, generator in zip(out, self._generators, strict=True):
             fill(row, generator)
         return out.to(device)
 
-    def _replayed(self, shape: tuple[int, ...]) -> Tensor:
-        draw = next(self._replay, None)
-        if draw is None or tuple(draw.shape) != tuple(shape):
-            found = "no draw" if draw is None else f"a draw of shape {tuple(draw.shape)}"
-            raise InputError(f"replayed noise holds {found} where {tuple(shape)} is needed")
-        return draw.float()
+
+def _expect(draw: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    if draw is None or tuple(draw.shape) != tuple(shape):
+        found = "no draw" if draw is None else f"a draw of shape {tuple(draw.shape)}"
+        raise InputError(f"replayed noise holds {found} where {tuple(shape)} is needed")
+    return draw.float()

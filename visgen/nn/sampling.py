@@ -39,7 +39,9 @@ class TokenSampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p} must be in (0, 1], or None to switch it off")
         if not abs(self.guidance_scale) < float("inf"):
-            raise InputError(f"guidance_scale={self.guidance_scale} must be a finite number; 1 switches guidance off")
+            raise InputError(
+                f"guidance_scale={self.guidance_scale} must be a finite number; 1 switches guidance off"
+            )
         guidance_at(1.0, self.guidance_schedule, 0.0)  # raises on an unknown schedule
 
 

@@ -15,7 +15,8 @@ from visgen.tokenizers.tokens import ImageTokens, Layout
 class ImageTokenizer:
     """Mixin of every tokenizer. Concrete classes are `VisgenModel`s too.
 
-    Deterministic unless `noise` is given. Pixels are (B, 3, H, W) in [-1, 1]; rounding to bytes is the saver's job.
+    Deterministic unless `noise` is given. Pixels are (B, 3, H, W) in [-1, 1]; rounding to bytes is the
+    saver's job.
     """
 
     @property
@@ -47,7 +48,8 @@ class ImageTokenizer:
         max_error: float | None = None,
         noise: Noise | None = None,
     ) -> ImageTokens:
-        """Tokens of images (B, 3, H, W) in [-1, 1]. A tokenizer without a knob raises `InputError` when it is used."""
+        """Tokens of images (B, 3, H, W) in [-1, 1]. A tokenizer without a knob raises `InputError` when it is
+        used."""
 
     @abstractmethod
     def decode(self, tokens: ImageTokens, *, sampling: Any = None, noise: Noise | None = None) -> Tensor:
@@ -62,4 +64,6 @@ class ImageTokenizer:
 
         parameter = next(self.parameters())  # type: ignore[attr-defined]
         batch = prepare_batch(images, self.pixel_size)
-        return batch.to(parameter.device, parameter.dtype if parameter.dtype.is_floating_point else torch.float32)
+        return batch.to(
+            parameter.device, parameter.dtype if parameter.dtype.is_floating_point else torch.float32
+        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -98,7 +98,9 @@ class ImageTokens:
         if (self.ids is None) == (self.latents is None):
             raise InputError("ImageTokens needs exactly one of ids and latents")
         if self.values.shape[1] != self.layout.length:
-            raise InputError(f"{self.values.shape[1]} tokens do not fit the layout {self.layout} of {self.layout.length}")
+            raise InputError(
+                f"{self.values.shape[1]} tokens do not fit the layout {self.layout} of {self.layout.length}"
+            )
         if self.mask is not None and self.mask.shape != self.values.shape[:2]:
             raise InputError(f"mask of shape {tuple(self.mask.shape)} must be {tuple(self.values.shape[:2])}")
 
@@ -117,9 +119,9 @@ class ImageTokens:
     def __len__(self) -> int:
         return self.values.shape[0]
 
-    def _map(self, function) -> ImageTokens:
-        tensors = {name: getattr(self, name) for name in ("ids", "latents", "mask")}
-        return replace(self, **{name: None if t is None else function(t) for name, t in tensors.items()})
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ImageTokens:
+        ids, latents, mask = (None if t is None else function(t) for t in (self.ids, self.latents, self.mask))
+        return ImageTokens(self.layout, ids, latents, mask)
 
     def __getitem__(self, rows: int | slice | Tensor | Sequence[int]) -> ImageTokens:
         """Some rows; an int keeps the batch dimension."""
@@ -138,18 +140,26 @@ class ImageTokens:
 
     @staticmethod
     def cat(parts: Sequence[ImageTokens]) -> ImageTokens:
-        """Join batches of one layout."""
+        """Join batches of one layout; a missing mask counts as all present beside others.
+
+        Raises:
+            InputError: layouts, or ids and latents, are mixed.
+        """
         first = parts[0]
-        if any(part.layout != first.layout for part in parts):
-            raise InputError("only tokens of one layout can be joined")
+        if any(part.layout != first.layout or (part.ids is None) != (first.ids is None) for part in parts):
+            raise InputError("only tokens of one layout and one kind can be joined")
+        values = torch.cat([part.values for part in parts])
+        mask = None
+        if any(part.mask is not None for part in parts):
+            mask = torch.cat([part._full_mask() for part in parts])
+        if first.ids is not None:
+            return ImageTokens(first.layout, ids=values, mask=mask)
+        return ImageTokens(first.layout, latents=values, mask=mask)
 
-        def join(name: str) -> Tensor | None:
-            tensors = [getattr(part, name) for part in parts]
-            return None if tensors[0] is None else torch.cat(tensors)
-
-        if any((part.mask is None) != (first.mask is None) for part in parts):
-            parts = [replace(p, mask=torch.ones(p.values.shape[:2], dtype=torch.bool)) if p.mask is None else p for p in parts]
-        return ImageTokens(first.layout, join("ids"), join("latents"), torch.cat([p.mask for p in parts]) if parts[0].mask is not None else None)
+    def _full_mask(self) -> Tensor:
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.values.shape[:2], dtype=torch.bool, device=self.values.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The on-disk shard, for safetensors: the tensors, and schema and layout as bytes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -37,7 +38,8 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         attention, mid_blocks, patch_size: leaner CNNs for small models; the defaults are the official layout.
         num_phi, phi_ratio, cosine_codes, beta: see `MultiScaleVQ`.
         quant_conv_kernel: kernel of the convolutions around the quantizer.
-        normalize_latents: scale latents to unit RMS over channels, which keeps codes and latents together early on.
+        normalize_latents: scale latents to unit RMS over channels, which keeps codes and latents together
+            early on.
     """
 
     @register_to_config
@@ -63,7 +65,7 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
     ) -> None:
         super().__init__()
         self._init_tuples()
-        cnn = {
+        cnn: dict[str, Any] = {
             "ch": ch,
             "ch_mult": tuple(ch_mult),
             "num_res_blocks": num_res_blocks,
@@ -77,7 +79,9 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         padding = quant_conv_kernel // 2
         self.quant_conv = nn.Conv2d(latent_channels, latent_channels, quant_conv_kernel, padding=padding)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, quant_conv_kernel, padding=padding)
-        self.vq = MultiScaleVQ(codebook_size, latent_channels, len(scales), num_phi, phi_ratio, cosine_codes, beta)
+        self.vq = MultiScaleVQ(
+            codebook_size, latent_channels, len(scales), num_phi, phi_ratio, cosine_codes, beta
+        )
 
     @property
     def downsampling(self) -> int:
@@ -104,7 +108,9 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         """Continuous feature f (B, C, H/f, W/f) before quantisation, float32."""
         side = self.downsampling
         if images.shape[-2] % side or images.shape[-1] % side:
-            raise InputError(f"images of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {side}")
+            raise InputError(
+                f"images of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {side}"
+            )
         f = self.quant_conv(self.encoder(images)).float()
         if self.config.normalize_latents:
             f = f * torch.rsqrt(f.square().mean(dim=1, keepdim=True) + 1e-6)
@@ -120,7 +126,8 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         noise: Noise | None = None,
         scales: Sequence[int | tuple[int, int]] | None = None,
     ) -> ImageTokens:
-        """Ids of all scales. `scales` (sides or (h, w) pairs) overrides the model's; the last must be the latent size.
+        """Ids of all scales. `scales` (sides or (h, w) pairs) overrides the model's; the last must be the
+        latent size.
 
         Raises:
             InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
@@ -134,7 +141,9 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
     def _layout_for(self, f: Tensor) -> Scales:
         if f.shape[-2:] != self.layout.sizes[-1]:
             side = self.pixel_size
-            raise InputError(f"latents of {tuple(f.shape[-2:])} do not fit {side}×{side} pixels: resize, or pass scales=")
+            raise InputError(
+                f"latents of {tuple(f.shape[-2:])} do not fit {side}×{side} pixels: resize, or pass scales="
+            )
         return self.layout
 
     @torch.no_grad()
@@ -167,7 +176,8 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         Args:
             images: (B, 3, H, W) in [-1, 1].
             quantize: False decodes the continuous latents (warm-up).
-            joint: gradients of the reconstruction reach codebook and φ too, not only the encoder (the paper's).
+            joint: gradients of the reconstruction reach codebook and φ too, not only the encoder (the
+                paper's).
         """
         f = self.latents(images)
         if not quantize:

@@ -22,7 +22,9 @@ OBJECTIVES = Registry(
 )
 
 
-def train(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, resume: bool = True) -> Path:
+def train(
+    recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, resume: bool = True
+) -> Path:
     """Train what a recipe describes, resuming from its newest checkpoint when there is one.
 
     Interrupting (Ctrl-C, SIGTERM) finishes the step and saves; the same call goes on from there, exactly.
@@ -37,7 +39,8 @@ def train(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (),
         `log.jsonl`, `samples/` and `checkpoints/` on the way.
 
     Raises:
-        InputError: the `train` extra is not installed, a bad recipe, or one that differs from the run it would resume.
+        InputError: the `train` extra is not installed, a bad recipe, or one that differs from the run it
+            would resume.
         TrainingDivergedError: the loss or the gradient is no longer finite.
     """
     _require("accelerate", "tqdm", "yaml")
@@ -50,7 +53,9 @@ def train(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (),
 def _require(*modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"training needs {', '.join(missing)}, not installed; run pip install 'visgen[train]'")
+        raise InputError(
+            f"training needs {', '.join(missing)}, not installed; run pip install 'visgen[train]'"
+        )
 
 
 __all__ = ["OBJECTIVES", "train"]

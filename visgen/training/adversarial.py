@@ -44,7 +44,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return (F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()) / 2
 
 
-def adaptive_weight(base_loss: Tensor, adversarial: Tensor, last_layer: Tensor, largest: float = 1e4) -> Tensor:
+def adaptive_weight(
+    base_loss: Tensor, adversarial: Tensor, last_layer: Tensor, largest: float = 1e4
+) -> Tensor:
     """Ratio of the two losses' gradient norms at the decoder's last weight, in [0, largest], detached."""
     base = torch.autograd.grad(base_loss, last_layer, retain_graph=True)[0]
     other = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
@@ -54,7 +56,8 @@ def adaptive_weight(base_loss: Tensor, adversarial: Tensor, last_layer: Tensor, 
 class AdversarialLoss(nn.Module):
     """What an objective needs of a GAN: hold it as a submodule and return it from `adversary()`.
 
-    In `loss`: `values |= gan.generator_term(recon, base_loss, last_layer, step)` and add "adversarial" to "loss".
+    In `loss`: `values |= gan.generator_term(recon, base_loss, last_layer, step)` and add "adversarial" to
+    "loss".
     In `adversary_loss`: `return gan.discriminator_term(images, recon.detach(), step)`.
 
     Args:
@@ -74,13 +77,19 @@ class AdversarialLoss(nn.Module):
         num_layers: int = 3,
     ) -> None:
         super().__init__()
-        self.weight, self.start_step, self.warmup_steps, self.adaptive = weight, start_step, warmup_steps, adaptive
+        self.weight, self.start_step, self.warmup_steps, self.adaptive = (
+            weight,
+            start_step,
+            warmup_steps,
+            adaptive,
+        )
         self.discriminator = PatchDiscriminator(hidden_size, num_layers)
 
     def generator_term(
         self, recon: Tensor, base_loss: Tensor, last_layer: Tensor | None, step: int
     ) -> dict[str, Tensor]:
-        """{"adversarial": weighted term to add, "adversarial_weight": its factor}; empty before `start_step`."""
+        """{"adversarial": weighted term to add, "adversarial_weight": its factor}; empty before
+        `start_step`."""
         if step < self.start_step:
             return {}
         term = generator_loss(self.discriminator(recon))
@@ -90,7 +99,8 @@ class AdversarialLoss(nn.Module):
         return {"adversarial": self.weight * factor * term, "adversarial_weight": self.weight * factor}
 
     def discriminator_term(self, real: Tensor, fake: Tensor, step: int) -> dict[str, Tensor] | None:
-        """The discriminator's hinge loss with its mean logits; None before it starts. `fake` must be detached."""
+        """The discriminator's hinge loss with its mean logits; None before it starts. `fake` must be
+        detached."""
         if step < self.start_step - self.warmup_steps:
             return None
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)

@@ -1,4 +1,5 @@
-"""Training of next-scale generators (VAR, arXiv 2404.02905, section 3.2): cross-entropy on a frozen tokenizer's ids."""
+"""Training of next-scale generators (VAR, arXiv 2404.02905, section 3.2): cross-entropy on a frozen
+tokenizer's ids."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class GeneratorOptions:
         words: closed vocabulary of a word-conditional model; None = the words of the training captions.
         text_length: words per prompt.
         text_encoder: a transformers text encoder by name, for models conditioned on "text".
-        sampling: default sampling of the exported pipeline, `TokenSampling` keywords; used for the sample grids too.
+        sampling: default sampling of the exported pipeline, `TokenSampling` keywords; used for the sample
+            grids too.
         validation_batches: batches of the validation split scored with the sample grids, 0 = none.
         card: facts for the model card: licence, recipe, parity, notes.
     """
@@ -68,7 +70,7 @@ class NextScaleObjective(Objective):
 
     Args:
         model: the generator.
-        tokenizer: frozen; makes ids of images.
+        tokenizer: an `ImageTokenizer`, frozen; makes ids of images.
         text: vocabulary or text encoder; None for class-conditional models.
         options: see `GeneratorOptions`.
         validation: a source with held-out images, or None.
@@ -79,7 +81,7 @@ class NextScaleObjective(Objective):
     def __init__(
         self,
         model: VARTransformer,
-        tokenizer: ImageTokenizer,
+        tokenizer: Any,
         text: WordVocabulary | TextFeatures | None,
         options: GeneratorOptions,
         validation: Any = None,
@@ -95,7 +97,9 @@ class NextScaleObjective(Objective):
         options = read(GeneratorOptions, recipe.options, "options")
         tokenizer = load_tokenizer(options.tokenizer)
         if getattr(data, "image_size", tokenizer.pixel_size) != tokenizer.pixel_size:
-            raise InputError(f"image_size={data.image_size} does not fit the tokenizer, which is for {tokenizer.pixel_size}")
+            raise InputError(
+                f"image_size={data.image_size} does not fit the tokenizer of {tokenizer.pixel_size} pixels"
+            )
         kind = recipe.model.get("condition", "class")
         text = _text(kind, options, data)
         if options.init:
@@ -114,10 +118,14 @@ class NextScaleObjective(Objective):
         """What the batch's images show."""
         if self.text is None:
             if batch.labels is None:
-                raise InputError("data has no labels: a class-conditional generator needs one sub-folder per class")
+                raise InputError(
+                    "data has no labels: a class-conditional generator needs one sub-folder per class"
+                )
             return ClassCondition(torch.tensor(batch.labels))
         if batch.captions is None:
-            raise InputError("data has no captions: a text-conditional generator needs them beside the images")
+            raise InputError(
+                "data has no captions: a text-conditional generator needs them beside the images"
+            )
         return self.text.encode(batch.captions)
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
@@ -158,7 +166,11 @@ class NextScaleObjective(Objective):
 
     def export(self, folder: Path, model: VARTransformer) -> None:
         """A whole pipeline: tokenizer, generator, text, default sampling."""
-        parts = {"tokenizer": self.tokenizer, "generator": model, "sampling": self.options.sampling}
+        parts: dict[str, Any] = {
+            "tokenizer": self.tokenizer,
+            "generator": model,
+            "sampling": self.options.sampling,
+        }
         if self.text is None:
             pipe: ImagePipeline = ClassToImagePipeline(**parts)
         else:

@@ -52,7 +52,8 @@ class Trainer:
         self.seconds = 0.0  # of earlier sessions
 
     def run(self) -> Path:
-        """Train to the end, or until interrupted; returns the output folder. The caller's generators are kept."""
+        """Train to the end, or until interrupted; returns the output folder. The caller's generators are
+        kept."""
         start = self._starting_point()
         threads = torch.get_num_threads()
         try:
@@ -83,7 +84,9 @@ class Trainer:
         recipe = self.recipe
         self.source = build_source(recipe.data)
         length = source_length(self.source)
-        self.plan = BatchPlan(length, recipe.batch_size, recipe.seed, self.processes.rank, self.processes.count)
+        self.plan = BatchPlan(
+            length, recipe.batch_size, recipe.seed, self.processes.rank, self.processes.count
+        )
         torch.manual_seed(recipe.seed)
         self.objective: Objective = OBJECTIVES.load(recipe.objective).from_recipe(recipe, self.source)
         self.objective.to(self.processes.device).train()
@@ -92,7 +95,9 @@ class Trainer:
         self.ema = Ema(self.objective.model, recipe.ema)
         self.optimizers = build_optimizers(self.objective, recipe.optimizer)
         self.adversary = self.objective.adversary()
-        self.adversary_optimizers = self.adversary and build_adversary_optimizer(self.adversary, recipe.optimizer)
+        self.adversary_optimizers = self.adversary and build_adversary_optimizer(
+            self.adversary, recipe.optimizer
+        )
         self.meter = Meter()
 
     def _restore(self, path: Path | None) -> None:
@@ -123,7 +128,10 @@ class Trainer:
         stream = BatchStream(self.source, self.plan, self.step, self.recipe.steps, pin_memory=pin)
         self.started = time.perf_counter()
         try:
-            with Interruption() as interruption, Progress(self.recipe, self.step, self.processes.is_main) as self.bar:
+            with (
+                Interruption() as interruption,
+                Progress(self.recipe, self.step, self.processes.is_main) as self.bar,
+            ):
                 for step, batch in stream:
                     self._step(step, to_device(batch, self.processes.device))
                     self._intervals()
@@ -176,7 +184,8 @@ class Trainer:
         return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=enabled)
 
     def _intervals(self) -> None:
-        """What is due after this step. Logging comes first, so that a checkpoint holds what is left of a window."""
+        """What is due after this step. Logging comes first, so that a checkpoint holds what is left of a
+        window."""
         recipe, last = self.recipe, self.step == self.recipe.steps
         self.bar.advance()
         if self.step % recipe.log_every == 0 or last:
@@ -209,7 +218,9 @@ class Trainer:
                 (self.output / "samples").mkdir(exist_ok=True)
                 image.save(self.output / "samples" / f"step_{self.step:06d}.png")
             if scores:
-                self.log.write({"step": self.step, **{f"eval_{name}": value for name, value in scores.items()}})
+                self.log.write(
+                    {"step": self.step, **{f"eval_{name}": value for name, value in scores.items()}}
+                )
         self.processes.wait()
 
     def _save(self) -> None:
@@ -227,7 +238,13 @@ class Trainer:
 
     def _progress(self, rows: list[dict[str, float]]) -> dict[str, Any]:
         samples, recipe = self.step * self.recipe.batch_size, self.recipe.to_dict()
-        return {"step": self.step, "samples": samples, "seconds": self._elapsed(), "rows": rows, "recipe": recipe}
+        return {
+            "step": self.step,
+            "samples": samples,
+            "seconds": self._elapsed(),
+            "rows": rows,
+            "recipe": recipe,
+        }
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.started
@@ -248,8 +265,12 @@ class Trainer:
     def _finish(self) -> None:
         if self.processes.is_main:
             model = self.ema.model.eval()
-            checkpoint.write_folder(self.output / "model", lambda folder: self.objective.export(folder, model))
+            checkpoint.write_folder(
+                self.output / "model", lambda folder: self.objective.export(folder, model)
+            )
             record = training_log(self.recipe, self.objective, self.log, self._elapsed())
-            (self.output / "training_log.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            (self.output / "training_log.json").write_text(
+                json.dumps(record, indent=1) + "\n", encoding="utf-8"
+            )
             logger.info("trained %d steps; the model is in %s", self.step, self.output / "model")
         self.processes.wait()

@@ -27,7 +27,9 @@ class Meter:
 
     def add(self, step: int, values: Mapping[str, float | Tensor]) -> None:
         """Take the scalars of a step."""
-        kept = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in values.items()}  # buffers change
+        kept = {
+            k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in values.items()
+        }  # buffers change
         self._pending.append({"step": step, **kept})
 
     def flush(self) -> None:
@@ -38,7 +40,10 @@ class Meter:
         """
         tensors = [v.float() for row in self._pending for v in row.values() if isinstance(v, Tensor)]
         fetched = iter(torch.stack(tensors).tolist() if tensors else [])
-        rows = [{k: next(fetched) if isinstance(v, Tensor) else v for k, v in row.items()} for row in self._pending]
+        rows = [
+            {k: next(fetched) if isinstance(v, Tensor) else v for k, v in row.items()}
+            for row in self._pending
+        ]
         self._pending = []
         for row in rows:
             _check_finite(row)

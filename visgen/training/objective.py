@@ -19,10 +19,12 @@ _NO_DECAY_PREFIXES = ("pos_", "lvl_", "scale_mul", "ada_gss")
 
 
 class Objective(nn.Module):
-    """What is trained and how it is scored. The loop calls `loss`, steps the optimizer, then calls `after_step`.
+    """What is trained and how it is scored. The loop calls `loss`, steps the optimizer, then calls
+    `after_step`.
 
-    Subclasses set `model` in their constructor. Everything that must survive an interruption lives in parameters
-    and buffers; draws come from `noise_seed`, or from torch's global generator, which the loop seeds each step.
+    Subclasses set `model` in their constructor. Everything that must survive an interruption lives in
+    parameters and buffers; draws come from `noise_seed`, or from torch's global generator, which the loop
+    seeds each step.
 
     Attributes:
         model: the module that is averaged (EMA) and saved, with `save_pretrained`.
@@ -35,7 +37,8 @@ class Objective(nn.Module):
     @classmethod
     @abstractmethod
     def from_recipe(cls, recipe: Recipe, data: Any) -> Objective:
-        """Build it from `recipe.model` and `recipe.options`; `visgen.training.schema.read` checks them strictly.
+        """Build it from `recipe.model` and `recipe.options`; `visgen.training.schema.read` checks them
+        strictly.
 
         `data` is the training source. The global generator is seeded with `recipe.seed` before.
         """
@@ -51,17 +54,20 @@ class Objective(nn.Module):
         """
 
     def adversary(self) -> nn.Module | None:
-        """A discriminator with an optimizer of its own, a submodule of the objective; None when there is none.
+        """A discriminator with an optimizer of its own, a submodule of the objective; None when there is
+        none.
 
         Its weights need no gradient while `loss` runs.
         """
         return None
 
     def adversary_loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor] | None:
-        """The discriminator's scalars: "loss" is minimised, others are logged with "adversary_" before the name.
+        """The discriminator's scalars: "loss" is minimised, others are logged with "adversary_" before the
+        name.
 
-        Called after `loss` has been called with the same arguments and the model has been stepped: what `loss`
-        reconstructed can be kept, detached, until here. None skips the step (before the discriminator starts).
+        Called after `loss` has been called with the same arguments and the model has been stepped: what
+        `loss` reconstructed can be kept, detached, until here. None skips the step (before the discriminator
+        starts).
         """
         raise NotImplementedError(f"{type(self).__name__} has an adversary, but no adversary_loss")
 
@@ -74,13 +80,15 @@ class Objective(nn.Module):
         return {}
 
     def no_decay(self, name: str, parameter: Tensor) -> bool:
-        """Whether a parameter is spared weight decay: vectors, scalars, biases and position tables by default."""
+        """Whether a parameter is spared weight decay: vectors, scalars, biases and position tables by
+        default."""
         leaf = name.rsplit(".", 1)[-1]
         table = any(part.startswith(_NO_DECAY_PREFIXES) for part in name.split("."))
         return parameter.ndim < 2 or leaf == "bias" or table
 
     def matrices(self, name: str, parameter: Tensor) -> bool:
-        """Whether `optimizer.name: muon` gives a parameter to Muon: the 2-d weights inside `blocks.` by default."""
+        """Whether `optimizer.name: muon` gives a parameter to Muon: the 2-d weights inside `blocks.` by
+        default."""
         return parameter.ndim == 2 and "blocks." in name
 
     def samples(self, model: Any, batch: Batch) -> Image | None:
@@ -88,11 +96,13 @@ class Objective(nn.Module):
         return None
 
     def evaluate(self, model: Any, step: int) -> dict[str, float]:
-        """Scores of the averaged `model`, asked for as often as `samples`; logged with "eval_" before the name."""
+        """Scores of the averaged `model`, asked for as often as `samples`; logged with "eval_" before the
+        name."""
         return {}
 
     def compile_loss(self) -> None:
-        """Compile the costly part of `loss` (recipe `compile: true`): `model.loss` if there is one, else `forward`."""
+        """Compile the costly part of `loss` (recipe `compile: true`): `model.loss` if there is one, else
+        `forward`."""
         if hasattr(self.model, "loss"):
             self.model.loss = torch.compile(self.model.loss)
         else:
@@ -121,7 +131,8 @@ class Objective(nn.Module):
                 module.requires_grad_(False)
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Named parameters of the main optimizer: all that ask for gradients, the adversary's and frozen ones not."""
+        """Named parameters of the main optimizer: all that ask for gradients, the adversary's and frozen ones
+        not."""
         adversary = self.adversary()
         others = {id(p) for p in adversary.parameters()} if adversary is not None else set()
         return [
@@ -132,14 +143,18 @@ class Objective(nn.Module):
 
     def training_state(self) -> dict[str, Tensor]:
         """`state_dict` without the frozen submodules."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(self._frozen())}
+        return {
+            name: value for name, value in self.state_dict().items() if not name.startswith(self._frozen())
+        }
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Load what `training_state` gave; raises `ValueError` when names are missing or left over."""
         missing, surplus = self.load_state_dict(state, strict=False)
         missing = [name for name in missing if not name.startswith(self._frozen())]
         if missing or surplus:
-            raise ValueError(f"checkpoint does not fit {type(self).__name__}: missing {missing}, surplus {surplus}")
+            raise ValueError(
+                f"checkpoint does not fit {type(self).__name__}: missing {missing}, surplus {surplus}"
+            )
 
     def _frozen(self) -> tuple[str, ...]:
         return tuple(f"{name}." for name in self.frozen)

@@ -14,7 +14,8 @@ from visgen.training.recipe import OptimizerSpec
 
 
 class Optimizers:
-    """Several optimizers that step together; each group's rate is its `peak_lr` times the schedule's factor."""
+    """Several optimizers that step together; each group's rate is its `peak_lr` times the schedule's
+    factor."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
@@ -82,17 +83,25 @@ def build_adversary_optimizer(adversary: nn.Module, spec: OptimizerSpec) -> Opti
     return Optimizers([_adamw(groups, spec.adversary_lr or spec.lr, spec.adversary_betas, spec.eps)])
 
 
-def _adamw(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
+def _adamw(
+    groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float
+) -> torch.optim.Optimizer:
     device = groups[0]["params"][0].device.type
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device in ("cpu", "cuda"))
 
 
 def _muon(matrices: list[Tensor], spec: OptimizerSpec) -> torch.optim.Optimizer:
     if not hasattr(torch.optim, "Muon"):
-        raise InputError(f"optimizer.name='muon' needs torch 2.9 or later, this is {torch.__version__}; use adamw")
+        raise InputError(
+            f"optimizer.name='muon' needs torch 2.9 or later, this is {torch.__version__}; use adamw"
+        )
     if not matrices:
         raise InputError("optimizer.name='muon' finds no matrices in this model; use adamw")
     decay = spec.weight_decay if spec.muon_weight_decay is None else spec.muon_weight_decay
     return torch.optim.Muon(
-        matrices, lr=spec.muon_lr, weight_decay=decay, momentum=spec.muon_momentum, adjust_lr_fn="match_rms_adamw"
+        matrices,
+        lr=spec.muon_lr,
+        weight_decay=decay,
+        momentum=spec.muon_momentum,
+        adjust_lr_fn="match_rms_adamw",
     )

@@ -70,7 +70,9 @@ def _vgg_features(path: str | Path | None) -> nn.Sequential:
     try:
         features.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise InputError(f"weights_path={str(path)!r} is not torchvision's vgg16 state dict: {error}") from error
+        raise InputError(
+            f"weights_path={str(path)!r} is not torchvision's vgg16 state dict: {error}"
+        ) from error
     return features.float()
 
 
@@ -80,7 +82,9 @@ def _linear_weights(path: str | Path | None) -> list[Tensor]:
     state = _read(path, "linear_path", "the vgg.pth of LPIPS v0.1")
     found = [state.get(f"lin{k}.model.1.weight", torch.empty(0)).float() for k in range(len(_WIDTHS))]
     if any(weight.shape != (1, width, 1, 1) for weight, width in zip(found, _WIDTHS, strict=True)):
-        raise InputError(f"linear_path={str(path)!r} is not the vgg.pth of LPIPS v0.1; keys lin0.model.1.weight, …")
+        raise InputError(
+            f"linear_path={str(path)!r} is not the vgg.pth of LPIPS v0.1; keys lin0.model.1.weight, …"
+        )
     return found
 
 

@@ -1,7 +1,8 @@
 """The few collective operations of the loop. One process makes each of them a no-op.
 
-Gradients are averaged in one flat reduction instead of DistributedDataParallel: an objective has two entry points
-(its loss and its adversary's), frozen parts and unused parameters, which a single wrapped `forward` does not fit.
+Gradients are averaged in one flat reduction instead of DistributedDataParallel: an objective has two entry
+points (its loss and its adversary's), frozen parts and unused parameters, which a single wrapped `forward`
+does not fit.
 """
 
 from __future__ import annotations

@@ -55,4 +55,6 @@ class Progress:
         others = "".join(f"  {name} {line[name]:.4g}" for name in names)
         left = (self._recipe.steps - line["step"]) * self._recipe.batch_size / max(rate, 1e-9)
         steps = f"step {line['step']}/{self._recipe.steps}"
-        logger.info("%s  loss %.5g%s  %.0f img/s  %.0f min left", steps, line["loss"], others, rate, left / 60)
+        logger.info(
+            "%s  loss %.5g%s  %.0f img/s  %.0f min left", steps, line["loss"], others, rate, left / 60
+        )

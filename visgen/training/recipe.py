@@ -14,13 +14,23 @@ from visgen.training.schema import join, read
 
 SCHEMA = 1
 FREE_KEYS = frozenset(  # may change between an interruption and the resumption
-    ("output", "steps", "threads", "compile", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
+    (
+        "output",
+        "steps",
+        "threads",
+        "compile",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    )
 )
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """`muon` trains the objective's `matrices` with Muon and everything else with AdamW; `adamw` trains all with AdamW.
+    """`muon` trains the objective's `matrices` with Muon and everything else with AdamW; `adamw` trains all
+    with AdamW.
 
     Args:
         lr: peak rate of AdamW.
@@ -134,7 +144,8 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def check_resumable(saved: Mapping[str, Any], recipe: Recipe, step: int) -> None:
-    """Raise `InputError` when `recipe` is not the run of the saved resolved recipe at `step`, naming the key."""
+    """Raise `InputError` when `recipe` is not the run of the saved resolved recipe at `step`, naming the
+    key."""
     current = recipe.to_dict()
     for key in current.keys() | saved.keys():
         if key not in FREE_KEYS and saved.get(key) != current.get(key):
@@ -201,7 +212,11 @@ def _check_ranges(recipe: Recipe) -> None:
         "schedule.final": (0 <= schedule.final <= 1, schedule.final, "a factor from 0 to 1"),
         "schedule.warmup_steps": (schedule.warmup_steps >= 0, schedule.warmup_steps, "0 or more"),
         "optimizer.lr": (optimizer.lr > 0, optimizer.lr, "a rate above 0"),
-        "optimizer.grad_clip": ((optimizer.grad_clip or 1) > 0, optimizer.grad_clip, "a norm above 0, or null"),
+        "optimizer.grad_clip": (
+            (optimizer.grad_clip or 1) > 0,
+            optimizer.grad_clip,
+            "a norm above 0, or null",
+        ),
         "ema.decay": (recipe.ema is None or 0 <= recipe.ema.decay < 1, recipe.ema, "a decay in [0, 1)"),
     }
     for name, (good, value, works) in checks.items():

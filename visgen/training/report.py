@@ -18,7 +18,8 @@ _PACKAGES = ("visgen", "torch", "accelerate", "diffusers", "safetensors")
 
 
 def training_log(recipe: Recipe, objective: Objective, log: LogFile, seconds: float) -> dict[str, Any]:
-    """The record of a finished run, ready for JSON. `final` merges the last line of losses and of evaluations."""
+    """The record of a finished run, ready for JSON. `final` merges the last line of losses and of
+    evaluations."""
     final: dict[str, Any] = {}
     for kind in ("loss", "step"):  # the last line overall comes second
         final |= next((line for line in reversed(log.lines) if kind in line), {})
@@ -49,5 +50,9 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Where it ran: device, cores and torch threads."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
     return {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads()}

@@ -1,4 +1,5 @@
-"""Strict reading of nested mappings into dataclasses: unknown keys and wrong types are named, with the nearest key."""
+"""Strict reading of nested mappings into dataclasses: unknown keys and wrong types are named, with the
+nearest key."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def read(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "") -> T:
     """Build a dataclass from a mapping, checking names and types all the way down.
 
     Args:
-        cls: a dataclass; fields may be bool, int, float, str, dict, list, tuple, Literal, dataclasses and unions.
+        cls: a dataclass; fields may be bool, int, float, str, dict, list, tuple, Literal, dataclasses and
+            unions.
         mapping: the values; None counts as empty.
         where: dotted path for messages ("optimizer").
 
@@ -27,7 +29,9 @@ def read(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "") -> T:
     """
     values = {} if mapping is None else mapping
     if not isinstance(values, Mapping):
-        raise InputError(f"{where or 'the recipe'} is {values!r}; it needs to be a mapping of names to values")
+        raise InputError(
+            f"{where or 'the recipe'} is {values!r}; it needs to be a mapping of names to values"
+        )
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
@@ -46,7 +50,8 @@ def join(where: str, key: object) -> str:
 
 
 def convert(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`; raises `InputError` naming `where`. Integers are good floats, lists good tuples."""
+    """`value` as the type `hint`; raises `InputError` naming `where`. Integers are good floats, lists good
+    tuples."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _union(value, typing.get_args(hint), where)
@@ -87,7 +92,9 @@ def _tuple(value: typing.Sequence[Any], hints: tuple[Any, ...], where: str) -> t
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
         raise InputError(f"{where}={list(value)!r} has {len(value)} values; it needs {len(hints)}")
-    return tuple(convert(item, hint, f"{where}[{i}]") for i, (item, hint) in enumerate(zip(value, hints, strict=True)))
+    return tuple(
+        convert(item, hint, f"{where}[{i}]") for i, (item, hint) in enumerate(zip(value, hints, strict=True))
+    )
 
 
 def _name(hint: Any) -> str:

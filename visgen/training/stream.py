@@ -1,4 +1,5 @@
-"""Batches in a fixed order, prepared ahead by one thread. Step s is a pure function of (seed, s): no state to save."""
+"""Batches in a fixed order, prepared ahead by one thread. Step s is a pure function of (seed, s): no state to
+save."""
 
 from __future__ import annotations
 
@@ -62,9 +63,13 @@ class BatchPlan:
         rank: this process.
     """
 
-    def __init__(self, length: int | None, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, length: int | None, batch_size: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
         if batch_size % processes:
-            raise InputError(f"batch_size={batch_size} does not split over {processes} processes; use a multiple")
+            raise InputError(
+                f"batch_size={batch_size} does not split over {processes} processes; use a multiple"
+            )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         share = batch_size // processes
         self._rows = range(rank * share, (rank + 1) * share)
@@ -110,7 +115,9 @@ class BatchStream:
         self._source, self._plan, self._steps, self._pin = source, plan, range(start, stop), pin_memory
         self._queue: queue.Queue[Any] = queue.Queue(_DEPTH)
         self._closed, started = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(started,), name="visgen-batches", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, args=(started,), name="visgen-batches", daemon=True
+        )
         threads = torch.get_num_threads()
         self._thread.start()
         started.wait()

@@ -1,7 +1,7 @@
 """Training of the multi-scale residual VQ tokenizer (VAR, arXiv 2404.02905, section 3.1 and appendix).
 
-Reconstruction + quantizer loss, optionally perceptual (LPIPS) and adversarial terms. Codebook usage and perplexity
-stand in every log line; codes that died are restarted from what is being quantised.
+Reconstruction + quantizer loss, optionally perceptual (LPIPS) and adversarial terms. Codebook usage and
+perplexity stand in every log line; codes that died are restarted from what is being quantised.
 """
 
 from __future__ import annotations
@@ -18,13 +18,21 @@ from visgen.data.images import image_grid, to_pil
 from visgen.errors import InputError
 from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
 from visgen.tokenizers.var import TokenizerPass, VARTokenizer
-from visgen.training.losses import AdversarialLoss, PatchDiscriminator, PerceptualLoss
-from visgen.training.losses import gradient_loss, object_weight, pixel_loss
+from visgen.training.losses import (
+    AdversarialLoss,
+    PatchDiscriminator,
+    PerceptualLoss,
+    gradient_loss,
+    object_weight,
+    pixel_loss,
+)
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
 from visgen.training.schema import read
 
-KEPT_VECTORS = 4096  # quantised vectors kept of the last batch for restarts: more than the dead codes of any batch
+KEPT_VECTORS = (
+    4096  # quantised vectors kept of the last batch for restarts: more than the dead codes of any batch
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,11 @@ class TokenizerOptions:
         gradient_weight: weight of the L1 between finite differences: edges.
         object_weight: weigh pixels that differ from their surroundings up to 5×.
         continuous_steps: first steps without quantising, so that latents spread before codes are placed.
-        joint_gradient: let the reconstruction reach codebook and φ too; False is the paper's straight-through.
+        joint_gradient: let the reconstruction reach codebook and φ too; False is the paper's
+            straight-through.
         decoder_only: keep encoder, quantizer and so all tokens as they are.
-        restart_every: steps between restarts of dead codes, 0 = never; `restart_until` is a fraction of the run.
+        restart_every: steps between restarts of dead codes, 0 = never; `restart_until` is a fraction of the
+            run.
         restart_margin: a code used less than this times uniform is dead.
         validation_batches: batches of 64 of the validation split, scored with the sample grids; 0 = none.
     """
@@ -114,10 +124,14 @@ class MultiscaleTokenizerObjective(Objective):
         if options.init:
             model = VARTokenizer.from_pretrained(options.init)
         else:
-            model = VARTokenizer(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()})
+            model = VARTokenizer(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
+            )
         size = getattr(data, "image_size", model.pixel_size)
         if size != model.pixel_size:
-            raise InputError(f"data.image_size={size} does not fit the model, which is for {model.pixel_size} pixels")
+            raise InputError(
+                f"data.image_size={size} does not fit the model, which is for {model.pixel_size} pixels"
+            )
         return cls(model, options, recipe.steps, validation_source(recipe, options.validation_batches))
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
@@ -158,7 +172,8 @@ class MultiscaleTokenizerObjective(Objective):
 
     @torch.no_grad()
     def _observe(self, out: TokenizerPass) -> None:
-        """Count codes (moving average over about 100 steps) and keep some of the vectors that were quantised."""
+        """Count codes (moving average over about 100 steps) and keep some of the vectors that were
+        quantised."""
         assert out.quantization is not None
         counts = code_counts(out.quantization.ids, len(self.counts))
         self.counts.mul_(0.99).add_(counts, alpha=float(0.01 * len(self.counts) / counts.sum()))
@@ -203,7 +218,9 @@ class MultiscaleTokenizerObjective(Objective):
         return {"psnr": score, "codebook_used": used, "codebook_perplexity": float(perplexity(counts))}
 
     def summary(self) -> dict[str, Any]:
-        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in self.model.named_children()}
+        counts = {
+            name: sum(p.numel() for p in part.parameters()) for name, part in self.model.named_children()
+        }
         return {"parameters": sum(counts.values()), **{f"parameters_{k}": v for k, v in counts.items()}}
 
 

@@ -20,7 +20,8 @@ def perplexity(counts: Tensor) -> Tensor:
 def usage(counts: Tensor, margin: float = 0.03, uniform: float | None = None) -> Tensor:
     """Fraction of codes used at least `margin` times as often as under a uniform law.
 
-    `uniform` is a code's count under that law, when `counts` (moving averages, say) do not add up to the truth.
+    `uniform` is a code's count under that law, when `counts` (moving averages, say) do not add up to the
+    truth.
     """
     expected = counts.sum() / len(counts) if uniform is None else uniform
     return (counts >= margin * expected).float().mean()
@@ -30,9 +31,9 @@ def usage(counts: Tensor, margin: float = 0.03, uniform: float | None = None) ->
 def restart_dead_codes(
     codebook: Tensor, counts: Tensor, vectors: Tensor, generator: torch.Generator, margin: float = 0.03
 ) -> int:
-    """Overwrite the codes used less than `margin` times uniform with random rows of `vectors` (N, D), in place.
+    """Overwrite, in place, the codes used less than `margin` times uniform with random rows of `vectors`.
 
-    Returns how many were overwritten. The new codes' counts are set to the mean, so that they get time to live.
+    `vectors` is (N, D). Returns how many codes were overwritten. Their counts become the mean: time to live.
     """
     dead = (counts < margin * counts.sum() / len(counts)).nonzero().flatten()
     if len(dead) == 0 or len(vectors) == 0:

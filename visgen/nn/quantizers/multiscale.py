@@ -1,7 +1,7 @@
 """Multi-scale residual vector quantizer (VAR, arXiv 2404.02905, algorithms 1 and 2).
 
-A feature f (B, C, H, W) is approached by a sum over growing grids: each scale quantises what is left, is upsampled
-to H × W and smoothed by a convolution φ. Everything here runs in float32.
+A feature f (B, C, H, W) is approached by a sum over growing grids: each scale quantises what is left, is
+upsampled to H × W and smoothed by a convolution φ. Everything here runs in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 @lru_cache
 def phi_index(num_phi: int, num_scales: int) -> tuple[int, ...]:
-    """Which of `num_phi` shared convolutions serves each scale: the nearest tick, the first on ties (float64)."""
+    """Which of `num_phi` convolutions serves each scale: the nearest tick in float64, the first on ties."""
     edge = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
     ticks = np.linspace(edge, 1 - edge, num_phi)
     positions = [scale / max(num_scales - 1, 1) for scale in range(num_scales)]
@@ -34,8 +34,8 @@ def phi_index(num_phi: int, num_scales: int) -> tuple[int, ...]:
 class MultiScaleQuantization:
     """What the training pass yields.
 
-    `ids`: int64 (B, L); `fhat` (B, C, H, W) with gradients to codebook and φ; `loss`: codebook and commitment terms;
-    `residuals` (N, C): the vectors that were quantised, for restarts.
+    `ids`: int64 (B, L); `fhat` (B, C, H, W) with gradients to codebook and φ; `loss`: codebook and
+    commitment terms; `residuals` (N, C): the vectors that were quantised, for restarts.
     """
 
     ids: Tensor
@@ -52,7 +52,7 @@ class MultiScaleVQ(KeepFloat32):
         latent_channels: C.
         num_scales: scales of the model's own layout; only `num_phi = 0` (one φ per scale) depends on it.
         num_phi: shared φ convolutions; 0 = one per scale, 1 = one for all.
-        phi_ratio: r in φ(h) = (1 − r) h + r conv(h); its absolute value counts, and ≤ 1e-6 means φ = identity.
+        phi_ratio: r in φ(h) = (1 − r) h + r conv(h); its absolute value counts, ≤ 1e-6 is the identity.
         cosine: nearest code by cosine similarity instead of Euclidean distance.
         beta: weight of the commitment term.
     """
@@ -76,7 +76,9 @@ class MultiScaleVQ(KeepFloat32):
         self.embedding = nn.Embedding(codebook_size, latent_channels)
         nn.init.trunc_normal_(self.embedding.weight, std=latent_channels**-0.5)
         convs = self.num_phi if self.phi_ratio > 1e-6 else 0
-        self.phi = nn.ModuleList(nn.Conv2d(latent_channels, latent_channels, 3, padding=1) for _ in range(convs))
+        self.phi = nn.ModuleList(
+            nn.Conv2d(latent_channels, latent_channels, 3, padding=1) for _ in range(convs)
+        )
 
     def embed(self, ids: Tensor) -> Tensor:
         """Code vectors (…, C) of ids."""
@@ -107,7 +109,7 @@ class MultiScaleVQ(KeepFloat32):
 
     @staticmethod
     def next_input(fhat_BCHW: Tensor, size: Size) -> Tensor:
-        """f̂ area-resized to the next scale, (B, h·w, C): what a generator sees before it predicts that scale."""
+        """f̂ area-resized to the next scale, (B, h·w, C): what a generator predicts that scale from."""
         return F.interpolate(fhat_BCHW, size=size, mode="area").flatten(2).transpose(1, 2)
 
     def encode(self, f_BCHW: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, list[Tensor]]:
@@ -132,9 +134,11 @@ class MultiScaleVQ(KeepFloat32):
         return MultiScaleQuantization(torch.cat(ids, dim=1), fhat, loss / len(sizes), torch.cat(residuals))
 
     def _descend(self, f: Tensor, sizes: Sequence[Size]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per scale: ids (B, h·w), f̂ so far (with gradients to codebook and φ), and the quantised vectors (N, C)."""
+        """Per scale: ids (B, h·w), f̂ so far (gradients to codebook and φ), quantised vectors (N, C)."""
         if f.shape[-2:] != tuple(sizes[-1]):
-            raise InputError(f"the last scale {sizes[-1]} must be the size of the latents, {tuple(f.shape[-2:])}")
+            raise InputError(
+                f"the last scale {sizes[-1]} must be the size of the latents, {tuple(f.shape[-2:])}"
+            )
         rest, fhat = f, torch.zeros_like(f)
         for scale, size in enumerate(sizes):
             last = scale == len(sizes) - 1
@@ -147,7 +151,7 @@ class MultiScaleVQ(KeepFloat32):
             yield ids, fhat, vectors
 
     def accumulate(self, ids_per_scale: Sequence[Tensor], sizes: Sequence[Size]) -> Iterator[Tensor]:
-        """f̂ after each scale, from ids; yields as many as there are ids (a prefix of the scales is allowed)."""
+        """f̂ after each scale, from ids of all scales or of the first ones."""
         fhat: Tensor | None = None
         for scale, ids in enumerate(ids_per_scale):
             h = self.contribution(self.embed(ids), scale, sizes)
@@ -163,7 +167,8 @@ class MultiScaleVQ(KeepFloat32):
         return fhat
 
     def generator_inputs(self, ids_per_scale: Sequence[Tensor], sizes: Sequence[Size]) -> Tensor:
-        """Teacher-forcing input of a next-scale generator: (B, L − L_0, C), one block per scale but the first."""
+        """Teacher-forcing input of a next-scale generator: (B, L − L_0, C), one block per scale but the
+        first."""
         fhats = self.accumulate(list(ids_per_scale)[:-1], sizes)
         blocks = [self.next_input(fhat, size) for fhat, size in zip(fhats, sizes[1:], strict=True)]
         if not blocks:
