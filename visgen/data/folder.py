@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,9 @@ from visgen.errors import InputError
 ENLARGE = 1.125  # VAR (arXiv 2404.02905): shorter side to 1.125 x the size, then a crop
 
 Condition = Literal["auto", "class", "caption"]
+
+
+_WORD = re.compile(r"[^\W_]+")  # as a word vocabulary splits: letters and digits
 
 
 class ImageFolder:
@@ -109,6 +113,11 @@ class ImageFolder:
             captions=None if captions is None else [_of_epoch(captions[file], epoch) for file in files],
             labels=None if labels is None else [labels[file] for file in files],
         )
+
+    def words(self) -> tuple[str, ...]:
+        """Every word of the captions of all splits, lower case, sorted; empty without captions."""
+        captions = (caption for texts in (self._captions or {}).values() for caption in texts)
+        return tuple(sorted({word for caption in captions for word in _WORD.findall(caption.lower())}))
 
     def _number(self, index: int) -> int:
         number = operator.index(index)

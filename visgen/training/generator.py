@@ -3,7 +3,6 @@ tokenizer's ids."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -192,16 +191,10 @@ def _text(kind: str, options: GeneratorOptions, data: Any) -> WordVocabulary | T
         if options.text_encoder is None:
             raise InputError("options.text_encoder is missing; name a transformers text encoder")
         return TextFeatures(options.text_encoder, options.text_length)
-    words = options.words or caption_words(data)
+    words = options.words or getattr(data, "words", tuple)()
+    if not words:
+        raise InputError("the data has no captions: options.words must list the words, or condition be class")
     return WordVocabulary.from_words(words, options.text_length)
-
-
-def caption_words(data: Any) -> Sequence[str]:
-    """The words of a source's captions: what it says itself (`words()`), or all that its captions hold."""
-    words = getattr(data, "words", None)
-    if callable(words):
-        return words()
-    raise InputError("options.words is missing, and the data source knows no words; list them")
 
 
 def _model_config(
