@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,21 +10,24 @@ from visgen.errors import InputError
 from visgen.generators.base import GenerationRequest, GenerationResult, GenerationStep, OnStep
 from visgen.nn.cache import KVCache
 from visgen.nn.guidance import guidance_at, guide
+from visgen.nn.model import VisgenModel
 from visgen.nn.quantizers.multiscale import MultiScaleVQ
 from visgen.nn.sampling import TokenSampling, token_law
 from visgen.tokenizers.tokens import ImageTokens
-
-if TYPE_CHECKING:
-    from visgen.generators.var import VARTransformer
 
 
 class NextScaleRun:
     """Cache, modulation vectors and running feature f̂ of a batch that is being generated.
 
     Rows are doubled, conditional first, when guidance is on anywhere.
+
+    Args:
+        model: the `VARTransformer` that asks; its class imports this module, not the other way round.
+        request: see `GenerationRequest`.
+        quantizer: the tokenizer's.
     """
 
-    def __init__(self, model: VARTransformer, request: GenerationRequest, quantizer: MultiScaleVQ) -> None:
+    def __init__(self, model: VisgenModel, request: GenerationRequest, quantizer: MultiScaleVQ) -> None:
         if not isinstance(request.sampling, TokenSampling):
             raise InputError(f"sampling must be a TokenSampling, not {type(request.sampling).__name__}")
         self.model, self.request, self.quantizer = model, request, quantizer
