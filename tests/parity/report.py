@@ -35,11 +35,13 @@ class Golden:
     def __post_init__(self) -> None:
         self.meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
 
-    def load(self, ending: str) -> dict[str, Tensor]:
-        """The safetensors file that `meta.json` lists with this ending."""
-        names = [name for name in self.meta["files"] if name.endswith(ending)]
-        assert len(names) == 1, f"{self.folder}: {len(names)} files end with {ending!r}"
-        return load_file(self.folder / names[0])
+    def load(self, *endings: str) -> dict[str, Tensor]:
+        """The one safetensors file in `meta.json` with an ending; the first that fits one file counts."""
+        for ending in endings:
+            names = [name for name in self.meta["files"] if name.endswith(ending)]
+            if len(names) == 1:
+                return load_file(self.folder / names[0])
+        raise FileNotFoundError(f"{self.folder}: no single file ends with {' or '.join(endings)}")
 
     def compare(self, stage: str, found: Tensor | bool, expected: Tensor) -> None:
         """Add a row; a shape that differs is a miss."""

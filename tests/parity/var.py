@@ -44,7 +44,8 @@ def check(golden: Golden) -> None:
     check_filters(golden, io)
     check_masks(golden, io, tokenizer.layout)
     for name, config in golden.meta["transformers"].items():
-        weights = golden.load(f"{name}.weights.safetensors")
+        endings = [f"{prefix}{name}.weights.safetensors" for prefix in ("var_", "_", "")]
+        weights = golden.load(*endings)
         generator = from_official("var", weights, config)
         check_teacher_forcing(golden, io, name, generator, tokenizer, tokens)
         check_gradients(golden, io, name, generator, tokenizer, tokens)
@@ -231,7 +232,7 @@ def check_sampling(
         text = next(t for key, t in golden.meta["tensors"].items() if key.startswith("{m}." + run + "."))
         settings = described_sampling(text, golden.meta["cfg"], run)
         noise = Noise.shared(described(text, "g_seed", 0, int))
-        labels = described_labels(run, io["labels"], noise, generator)
+        labels = described_labels(run, text, io["labels"], noise, generator)
         known = (tokens, io["edit.mask_inpaint"][None] > 0.5) if run.startswith("edit_inpaint") else None
         request = GenerationRequest(ClassCondition(labels), settings, noise, known=known)
         steps: list[GenerationStep] = []
@@ -256,12 +257,13 @@ def described_sampling(text: str, cfg: float, run: str) -> TokenSampling:
     return TokenSampling(**sampling_from_official(cfg, top_k, described(text, "top_p", 0.0, float), smooth))
 
 
-def described_labels(run: str, labels: Tensor, noise: Noise, generator: VARTransformer) -> Tensor:
+def described_labels(run: str, text: str, labels: Tensor, noise: Noise, generator: VARTransformer) -> Tensor:
     """Labels of a run: the golden ones, drawn ones, or the unconditional class."""
+    batch_size = described(text, "B", len(labels), int)
     if run.endswith("nolabel"):
-        return noise.labels(generator.config.num_classes, len(labels))
+        return noise.labels(generator.config.num_classes, batch_size)
     if run.endswith("uncond") or run.startswith("edit"):
-        return torch.full_like(labels, -1)
+        return torch.full((batch_size,), -1)
     return labels
 
 
