@@ -15,7 +15,7 @@ from visgen.training.recipe import Recipe
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_NO_DECAY_PREFIXES = ("pos_", "lvl_", "scale_mul", "ada_gss")
+_NO_DECAY_PREFIXES = ("pos_", "lvl_", "scale_mul", "modulation_offset", "text_pos", "text_null")
 
 
 class Objective(nn.Module):
