@@ -3,6 +3,7 @@ tokenizer's ids."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -191,7 +192,7 @@ def _text(kind: str, options: GeneratorOptions, data: Any) -> WordVocabulary | T
         if options.text_encoder is None:
             raise InputError("options.text_encoder is missing; name a transformers text encoder")
         return TextFeatures(options.text_encoder, options.text_length)
-    words = options.words or getattr(data, "words", tuple)()
+    words: Sequence[str] = options.words or getattr(data, "words", tuple)()
     if not words:
         raise InputError("the data has no captions: options.words must list the words, or condition be class")
     return WordVocabulary.from_words(words, options.text_length)
