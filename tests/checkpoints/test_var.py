@@ -82,6 +82,21 @@ def test_unknown_token_count_needs_the_scale_list():
         infer_transformer_config(state)
 
 
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_config_is_inferred_from_the_file(name):
+    from safetensors.torch import load_file
+
+    folder = Path(__file__).parents[1] / "golden/var"
+    state = load_file(folder / f"var_{name}.weights.safetensors")
+    config = json.loads((folder / "meta.json").read_text())["transformers"][name]
+    with_config, without = from_official("var", state, config), from_official("var", state)
+    assert without.config.scales == with_config.config.scales == (1, 2, 3, 5, 8)
+    same = ("depth", "hidden_size", "modulation", "qk_norm", "num_classes", "mlp_ratio")
+    assert all(without.config[key] == with_config.config[key] for key in same)
+    if without.config.qk_norm:
+        assert without.config.num_heads == with_config.config.num_heads
+
+
 def test_missing_surplus_and_misshaped_keys_are_named():
     from safetensors.torch import load_file
 

@@ -12,7 +12,7 @@ import visgen
 from tests.pipelines.conftest import LENGTH, SCALES, WORDS, quiet, random_picture, same
 from visgen.checkpoints.catalogue import CATALOGUE
 from visgen.errors import InputError, UnknownNameError
-from visgen.pipelines import PIPELINES, TASKS, TASKS_OF, TEXTS, assets, model_index
+from visgen.pipelines import PIPELINES, TASKS, TASKS_OF, TEXTS, assets, listing, loading, model_index
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.edit import EditPipeline
@@ -103,12 +103,8 @@ def test_stored_dtype(text_pipe, tmp_path):
 @pytest.fixture
 def shipped(folder, monkeypatch, tmp_path):
     """The folder stands for `visgen/assets`, with the model "model" in it."""
-    for module in (assets, model_index):
+    for module in (assets, model_index, loading, listing):
         monkeypatch.setattr(module, "assets_folder", lambda: tmp_path)
-    from visgen.pipelines import listing, loading
-
-    monkeypatch.setattr(loading, "assets_folder", lambda: tmp_path)
-    monkeypatch.setattr(listing, "assets_folder", lambda: tmp_path)
     return tmp_path
 
 

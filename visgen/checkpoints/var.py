@@ -109,14 +109,23 @@ def tokenizer_from_official(state: State, config: dict[str, Any] | None = None) 
 
 
 def infer_transformer_config(state: State) -> dict[str, Any]:
-    """Config of a transformer (our names) from shapes; the scale list is known for L = 680, 2240 and 9451
-    tokens."""
-    length, width = state["pos_1LC"].shape[1:]
+    """Config of a transformer (our names) from an official state dict: shapes, and the level of each token.
+
+    Raises:
+        InputError: no `lvl_1L` table, and not the 680, 2240 or 9451 tokens of a published scale list.
+    """
+    return _infer_transformer_shapes(state) | {"scales": _infer_scales(state)}
+
+
+def _infer_scales(state: State) -> tuple[int, ...]:
+    levels, length = state.get("lvl_1L"), state["pos_1LC"].shape[1]
+    if levels is not None and not levels.is_meta:
+        return tuple(math.isqrt(count) for count in torch.bincount(levels.flatten()).tolist())
     if length not in SCALES:
         raise InputError(
             f"a VAR of {length} tokens has no known scale list: pass config={{'patch_nums': [...]}}"
         )
-    return _infer_transformer_shapes(state) | {"scales": SCALES[length], "hidden_size": width}
+    return SCALES[length]
 
 
 def _infer_transformer_shapes(state: State) -> dict[str, Any]:
