@@ -87,6 +87,17 @@ def test_quantizer_stays_float32():
     assert torch.equal(before.to(torch.bfloat16).quantizer.embedding.weight, weight)  # not rounded on the way
 
 
+def test_changing_the_dtype_is_quiet(caplog):
+    from diffusers.utils import logging
+
+    logging.enable_propagation()
+    try:
+        VARTokenizer(**TINY).to(torch.bfloat16)
+    finally:
+        logging.disable_propagation()
+    assert caplog.text == ""
+
+
 def test_codebook_health():
     counts = torch.tensor([10.0, 10.0, 0.0, 0.0])
     assert perplexity(counts) == pytest.approx(2.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import sys
 from pathlib import Path
@@ -29,7 +28,6 @@ def train(
     from visgen.training import train as run
 
     _log_to_stderr()
-    _keep_freed_memory()
     folder = run(recipe, list(overrides or []), resume=not fresh)
     say(f"{folder}")
 
@@ -42,15 +40,3 @@ def _log_to_stderr() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed blocks: by default every large tensor of a step is mapped and zeroed anew by the
-    kernel, which took half of the processor time of tokenizer training on two cores."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from musl
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30)

@@ -41,6 +41,10 @@ class VisgenModel(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
 
+    def to(self: Model, *args: Any, **kwargs: Any) -> Model:
+        """As `nn.Module.to`; `KeepFloat32` modules see to themselves, of which diffusers would warn."""
+        return nn.Module.to(self, *args, **kwargs)
+
     def _init_tuples(self) -> None:
         """Turn list values of the config (JSON knows no tuples) into tuples."""
         self._internal_dict = type(self.config)({k: _as_tuple(v) for k, v in self.config.items()})
