@@ -25,7 +25,7 @@ Run = Callable[..., Result]
             2,
             "visgen: a.yaml: No such file or directory",
         ),
-        (PermissionError(13, "Permission denied", "/root/x"), 2, "visgen: /root/x: Permission denied"),
+        (PermissionError(13, "Permission denied", "/etc/x"), 2, "visgen: /etc/x: Permission denied"),
         (
             ModuleNotFoundError("no", name="accelerate"),
             2,
