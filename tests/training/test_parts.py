@@ -35,6 +35,7 @@ def test_ema_follows_and_copies_buffers():
     assert [ema_decay(EmaSpec(0.9), step) for step in (0, 8, 1000)] == [0.1, 0.5, 0.9]
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
 def test_muon_takes_the_matrices_and_adamw_the_rest():
     objective = ToyObjective(adversary=True)
     adamw, muon = build_optimizers(objective, OptimizerSpec("muon")).optimizers
