@@ -158,6 +158,36 @@ def test_captions_beside_the_files(tokenizer_run, tmp_path):
     assert known == ["0", "1", "2", "a", "cat", "dog", "number"]
 
 
+def write_text_encoder(folder):
+    """A T5 encoder of transformers with random weights, as small as it gets."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    vocabulary = {word: index for index, word in enumerate(("<pad>", "<unk>", *Scenes("train").words()))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+    sizes = {"d_model": 12, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+
+
+def test_generator_on_a_text_encoder(tokenizer_run, tmp_path):
+    write_text_encoder(tmp_path / "encoder")
+    model = {"condition": "text", **GENERATOR}
+    options = {
+        "tokenizer": str(tokenizer_run / "model"),
+        "text_encoder": str(tmp_path / "encoder"),
+        "text_length": 26,
+    }
+    folder = train(recipe("next-scale-generator", tmp_path / "g", 3, model=model, options=options))
+    pipe = visgen.load(folder / "model")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.generator.config.text_dim == 12
+    images = pipe(["a red circle", "a blue star", "a red circle"], seed=0).images
+    assert [image.size for image in images] == [(64, 64)] * 3
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -121,19 +121,19 @@ class NextScaleObjective(Objective):
                 raise InputError(
                     "data has no labels: a class-conditional generator needs one sub-folder per class"
                 )
-            return ClassCondition(torch.tensor(batch.labels))
+            return ClassCondition(torch.tensor(batch.labels, device=batch.images.device))
         if batch.captions is None:
             raise InputError(
                 "data has no captions: a text-conditional generator needs them beside the images"
             )
-        return self.text.encode(batch.captions)
+        return self.text.encode(batch.captions, device=batch.images.device)
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
         tokens = self.tokenizer.encode(to_pixels(batch.images))
         condition = self.condition(batch)
         generator = torch.Generator().manual_seed(noise_seed)
         rows = torch.rand(len(condition), generator=generator) < self.options.condition_dropout
-        condition = condition.dropped(rows)
+        condition = condition.dropped(rows.to(batch.images.device))
         return self.model.loss(tokens, condition, quantizer=self.tokenizer.quantizer)
 
     def compile_loss(self) -> None:
@@ -149,6 +149,8 @@ class NextScaleObjective(Objective):
         noise = Noise.per_image([(0, k) for k in range(len(condition))])
         request = GenerationRequest(condition, self.sampling, noise)
         result = model.generate(request, quantizer=self.tokenizer.quantizer)
+        if result.latents is not None:
+            return self.tokenizer.decode_latents(result.latents).float()
         return self.tokenizer.decode(result.tokens).float()
 
     def evaluate(self, model: VARTransformer, step: int) -> dict[str, float]:
@@ -212,7 +214,7 @@ def _model_config(
     elif kind == "prompt":
         config |= {"text_length": text.length, "text_vocab_size": text.vocab_size}
     else:
-        config["text_length"] = text.length  # text_dim, the encoder's width, stands in the recipe
+        config |= {"text_length": text.length, "text_dim": text.model.config.hidden_size}
     return config
 
 
