@@ -177,6 +177,15 @@ def test_what_does_not_fit_is_refused(quantizer):
         VARTransformer(hidden_size=10, num_heads=3)
 
 
+def test_labels(quantizer):
+    model, inputs = make(), torch.zeros(1, 13, 4)
+    unconditional = [model(ClassCondition(torch.tensor([label])), inputs) for label in (-1, -7, 5)]
+    assert torch.equal(unconditional[0], unconditional[1])
+    assert torch.equal(unconditional[0], unconditional[2])  # the official code's own name for it
+    with pytest.raises(IndexError):
+        model(ClassCondition(torch.tensor([6])), inputs)
+
+
 def test_a_failed_generation_leaves_nothing_behind(quantizer):
     model, cond = make(), condition("class")
     before, _ = generate(model, quantizer, cond)

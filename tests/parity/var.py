@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from visgen.checkpoints.var import (
     sampling_from_official,
     tokenizer_config,
 )
-from visgen.generators.base import GenerationRequest, GenerationResult, GenerationStep
+from visgen.generators.base import GenerationRequest, GenerationStep
 from visgen.generators.conditions import ClassCondition
 from visgen.generators.var import VARTransformer
 from visgen.generators.var_sampling import keep_at
@@ -30,6 +31,18 @@ from visgen.tokenizers.tokens import ImageTokens, Scales
 from visgen.tokenizers.var import VARTokenizer
 
 INPUTS = ("tok.image", "labels", "train.probe", "filter.logits", "qvar.*.f", "qvar.*.weights.*")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One transformer of the folder, with the tokenizer and the tokens of the golden image."""
+
+    golden: Golden
+    io: dict[str, Tensor]
+    name: str
+    generator: VARTransformer
+    tokenizer: VARTokenizer
+    tokens: ImageTokens
 
 
 def check(golden: Golden) -> None:
@@ -46,10 +59,10 @@ def check(golden: Golden) -> None:
     for name, config in golden.meta["transformers"].items():
         endings = [f"{prefix}{name}.weights.safetensors" for prefix in ("var_", "_", "")]
         weights = golden.load(*endings)
-        generator = from_official("var", weights, config)
-        check_teacher_forcing(golden, io, name, generator, tokenizer, tokens)
-        check_gradients(golden, io, name, generator, tokenizer, tokens)
-        check_sampling(golden, io, name, generator, tokenizer, tokens)
+        case = Case(golden, io, name, from_official("var", weights, config), tokenizer, tokens)
+        check_teacher_forcing(case)
+        check_gradients(case)
+        check_sampling(case)
     golden.finish(io, INPUTS)
 
 
@@ -174,15 +187,9 @@ def check_masks(golden: Golden, io: dict[str, Tensor], layout: Scales) -> None:
 
 
 @torch.no_grad()
-def check_teacher_forcing(
-    golden: Golden,
-    io: dict[str, Tensor],
-    name: str,
-    generator: VARTransformer,
-    tokenizer: VARTokenizer,
-    tokens: ImageTokens,
-) -> None:
+def check_teacher_forcing(case: Case) -> None:
     """Logits, and what goes in and out of the first and last block."""
+    golden, io, name, generator = case.golden, case.io, case.name, case.generator
     labels, inputs, blocks = io["labels"], io["tok.var_input"], generator.blocks
     caught: dict[str, Tensor] = {}
     hooks = [
@@ -199,17 +206,12 @@ def check_teacher_forcing(
         golden.compare(f"{name}.{stage}", tensor, io[f"{name}.{stage}"])
 
 
-def check_gradients(
-    golden: Golden,
-    io: dict[str, Tensor],
-    name: str,
-    generator: VARTransformer,
-    tokenizer: VARTokenizer,
-    tokens: ImageTokens,
-) -> None:
+def check_gradients(case: Case) -> None:
     """Training loss, and its gradients."""
+    golden, io, name, generator = case.golden, case.io, case.name, case.generator
     generator.zero_grad()
-    loss = generator.loss(tokens, ClassCondition(io["labels"]), quantizer=tokenizer.quantizer)["loss"]
+    condition, quantizer = ClassCondition(io["labels"]), case.tokenizer.quantizer
+    loss = generator.loss(case.tokens, condition, quantizer=quantizer)["loss"]
     loss.backward()
     golden.compare(f"{name}.train_loss", loss, io[f"{name}.train_loss"])
     prefix = f"{name}.train_grad."
@@ -218,26 +220,20 @@ def check_gradients(
         golden.compare(stage, generator.get_parameter(ours).grad, io[stage])
 
 
-def check_sampling(
-    golden: Golden,
-    io: dict[str, Tensor],
-    name: str,
-    generator: VARTransformer,
-    tokenizer: VARTokenizer,
-    tokens: ImageTokens,
-) -> None:
-    """Every recorded run `{name}.RUN.idx.0`; its settings stand in the explanation of its tensors."""
+def check_sampling(case: Case) -> None:
+    """Every run `NAME.RUN.idx.0`; its settings stand in the explanation of its tensors."""
+    golden, io, name, generator = case.golden, case.io, case.name, case.generator
     runs = [key.split(".")[1] for key in io if key.startswith(f"{name}.") and key.endswith(".idx.0")]
     for run in runs:
         text = next(t for key, t in golden.meta["tensors"].items() if key.startswith("{m}." + run + "."))
         settings = described_sampling(text, golden.meta["cfg"], run)
         noise = Noise.shared(described(text, "g_seed", 0, int))
         labels = described_labels(run, text, io["labels"], noise, generator)
-        known = (tokens, io["edit.mask_inpaint"][None] > 0.5) if run.startswith("edit_inpaint") else None
+        known = (case.tokens, io["edit.mask_inpaint"][None] > 0.5) if run.startswith("edit_inpaint") else None
         request = GenerationRequest(ClassCondition(labels), settings, noise, known=known)
         steps: list[GenerationStep] = []
-        result = generator.generate(request, quantizer=tokenizer.quantizer, on_step=steps.append)
-        compare_run(golden, io, f"{name}.{run}", steps, result, tokenizer)
+        generator.generate(request, quantizer=case.tokenizer.quantizer, on_step=steps.append)
+        compare_run(golden, io, f"{name}.{run}", steps, case.tokenizer)
 
 
 def described(text: str, key: str, default: Any, kind: type) -> Any:
@@ -273,7 +269,6 @@ def compare_run(
     io: dict[str, Tensor],
     prefix: str,
     steps: list[GenerationStep],
-    result: GenerationResult,
     tokenizer: VARTokenizer,
 ) -> None:
     """Whatever was recorded of a run: ids, logits, f̂, next inputs, image."""

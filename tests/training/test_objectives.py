@@ -64,7 +64,7 @@ def test_tokenizer_learns_and_says_how_the_codebook_does(tokenizer_run):
 
 def test_dead_codes_come_back():
     objective = MultiscaleTokenizerObjective(
-        VARTokenizer(**{k: tuple(v) if isinstance(v, list) else v for k, v in TOKENIZER.items()}),
+        VARTokenizer(**TOKENIZER),
         TokenizerOptions(restart_every=1, restart_until=1.0),
         steps=10,
     )

@@ -96,8 +96,7 @@ TOKENIZER_NAMES = {
 
 def tokenizer_config(official: dict[str, Any]) -> dict[str, Any]:
     """Official config names → ours; unknown names pass through (and are refused by the constructor)."""
-    out = {TOKENIZER_NAMES.get(key, key): value for key, value in official.items()}
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in out.items()}
+    return {TOKENIZER_NAMES.get(key, key): value for key, value in official.items()}
 
 
 def tokenizer_from_official(state: State, config: dict[str, Any] | None = None) -> VARTokenizer:
@@ -152,7 +151,7 @@ def transformer_config(official: dict[str, Any]) -> dict[str, Any]:
     out = {TRANSFORMER_NAMES.get(key, key): value for key, value in official.items()}
     if "shared_aln" in out:
         out["modulation"] = "shared" if out.pop("shared_aln") else "per_block"
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in out.items()}
+    return out
 
 
 def transformer_from_official(state: State, config: dict[str, Any] | None = None) -> VARTransformer:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from visgen.errors import InputError
 from visgen.generators.base import GenerationRequest, GenerationResult, ImageGenerator, OnStep
 from visgen.generators.conditions import ClassCondition, Condition, PromptCondition, TextCondition
+from visgen.generators.var_sampling import NextScaleRun
 from visgen.nn.adaln import AdaLNBlock, AdaLNHead, Linear32, Modulation, ModulationKind
 from visgen.nn.cache import KVCache
 from visgen.nn.model import VisgenModel
@@ -139,7 +140,8 @@ class VARTransformer(VisgenModel, ImageGenerator):
         condition = condition.to(self.device)
         kind = self.config.condition
         if isinstance(condition, ClassCondition) and kind == "class":
-            return self.class_emb(condition.labels % (self.config.num_classes + 1)), None  # -1 → the last row
+            labels = condition.labels.where(condition.labels >= 0, self.config.num_classes)
+            return self.class_emb(labels), None
         if isinstance(condition, PromptCondition) and kind == "prompt":
             return self._text_prefix(self.text_emb(condition.input_ids), condition.mask)
         if isinstance(condition, TextCondition) and kind == "text":
@@ -235,8 +237,6 @@ class VARTransformer(VisgenModel, ImageGenerator):
             InputError: no quantizer, a strategy (only next-token models take one), another layout than the
                 model's, or `known` tokens that do not fit.
         """
-        from visgen.generators.var_sampling import NextScaleRun
-
         if strategy is not None:
             raise InputError("strategy: only next-token generators accept one; VAR predicts whole scales")
         if request.layout not in (None, self.layout):

@@ -23,19 +23,18 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 class ResBlock(nn.Module):
     """norm, SiLU, conv, twice, beside a shortcut (1×1 conv where channels change)."""
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int, dropout: float = 0.0) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
         self.norm1 = _norm(in_channels, groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = _norm(out_channels, groups)
-        self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv2(F.silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -82,10 +81,10 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks of one resolution; each ResBlock is followed by attention where there is any."""
 
-    def __init__(self, channels: list[int], groups: int, attention: bool, dropout: float) -> None:
+    def __init__(self, channels: list[int], groups: int, attention: bool) -> None:
         super().__init__()
         pairs = list(pairwise(channels))
-        self.block = nn.ModuleList(ResBlock(i, o, groups, dropout) for i, o in pairs)
+        self.block = nn.ModuleList(ResBlock(i, o, groups) for i, o in pairs)
         self.attn = nn.ModuleList(AttnBlock(o, groups) for _, o in pairs if attention)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,11 +98,11 @@ class Level(nn.Module):
 class Mid(nn.Module):
     """ResBlock, attention, ResBlock at the lowest resolution."""
 
-    def __init__(self, channels: int, groups: int, dropout: float) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.block_1 = ResBlock(channels, channels, groups, dropout)
+        self.block_1 = ResBlock(channels, channels, groups)
         self.attn_1 = AttnBlock(channels, groups)
-        self.block_2 = ResBlock(channels, channels, groups, dropout)
+        self.block_2 = ResBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -127,7 +126,6 @@ class ConvEncoder(nn.Module):
         attention: bool = True,
         mid_blocks: bool = True,
         patch_size: int = 1,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -136,12 +134,12 @@ class ConvEncoder(nn.Module):
         last = len(ch_mult) - 1
         self.down = nn.ModuleList()
         for i, (before, after) in enumerate(pairwise(widths)):
-            level = Level([before] + [after] * num_res_blocks, groups, attention and i == last, dropout)
+            level = Level([before] + [after] * num_res_blocks, groups, attention and i == last)
             if i != last:
                 level.downsample = Downsample(after)
             self.down.append(level)
         if mid_blocks:
-            self.mid = Mid(widths[-1], groups, dropout)
+            self.mid = Mid(widths[-1], groups)
         self.norm_out = _norm(widths[-1], groups)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
@@ -172,7 +170,6 @@ class ConvDecoder(nn.Module):
         attention: bool = True,
         mid_blocks: bool = True,
         patch_size: int = 1,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -180,11 +177,11 @@ class ConvDecoder(nn.Module):
         last = len(ch_mult) - 1
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
         if mid_blocks:
-            self.mid = Mid(widths[-1], groups, dropout)
+            self.mid = Mid(widths[-1], groups)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[min(i + 1, last)]
-            level = Level([before] + [width] * (num_res_blocks + 1), groups, attention and i == last, dropout)
+            level = Level([before] + [width] * (num_res_blocks + 1), groups, attention and i == last)
             if i > 0:
                 level.upsample = Upsample(width)
             self.up.append(level)

@@ -66,7 +66,7 @@ class VisgenModel(ModelMixin, ConfigMixin):
         config = read_config(folder, cls.__name__)
         state = read_weights(folder)
         with torch.device("meta"):
-            model = cls(**{k: _as_tuple(v) for k, v in config.items() if not k.startswith("_")})
+            model = cls(**{key: value for key, value in config.items() if not key.startswith("_")})
         if dtype is None:
             state = {
                 name: tensor.float() if tensor.is_floating_point() else tensor
@@ -77,7 +77,7 @@ class VisgenModel(ModelMixin, ConfigMixin):
             model = model.to(dtype)
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:  # type: ignore[override]
         """Write `config.json` and the weights, floats as `dtype` (None: as they are)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -57,11 +57,6 @@ class Noise:
         """Hand out recorded tensors one after another; a draw of another shape raises `InputError`."""
         return cls(replay=draws)
 
-    @property
-    def batch_size(self) -> int | None:
-        """Number of per-image generators; None when the noise is shared or replayed."""
-        return len(self._generators) or None
-
     def exponential(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """Exp(1) draws of `shape` (B, …)."""
         return self._draw(lambda out, g: out.exponential_(generator=g), shape, device)

@@ -90,7 +90,6 @@ class NextScaleObjective(Objective):
         self.model, self.tokenizer, self.text = model, tokenizer, text
         self.options, self.validation = options, validation
         self.sampling = TokenSampling(**(options.sampling or {}))
-        self.tokenizer.requires_grad_(False)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, data: Any) -> NextScaleObjective:
@@ -108,11 +107,6 @@ class NextScaleObjective(Objective):
             model = VARTransformer(**_model_config(recipe.model, kind, tokenizer, text, data))
             model.init_weights(options.gamma_init)
         return cls(model, tokenizer, text, options, validation_source(recipe, options.validation_batches))
-
-    def train(self, mode: bool = True) -> NextScaleObjective:
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
 
     def condition(self, batch: Batch) -> Condition:
         """What the batch's images show."""
@@ -135,9 +129,6 @@ class NextScaleObjective(Objective):
         rows = torch.rand(len(condition), generator=generator) < self.options.condition_dropout
         condition = condition.dropped(rows.to(batch.images.device))
         return self.model.loss(tokens, condition, quantizer=self.tokenizer.quantizer)
-
-    def compile_loss(self) -> None:
-        self.model.compile()  # the transformer alone: tokenizer and text change from batch to batch
 
     def samples(self, model: VARTransformer, batch: Batch) -> Image:
         """Sixteen images of the batch's conditions, always from the same noise."""
@@ -205,7 +196,7 @@ def _model_config(
 ) -> dict[str, Any]:
     """The recipe's model section, completed by what the tokenizer, the text and the data determine."""
     assert tokenizer.codebook is not None
-    config = {key: tuple(value) if isinstance(value, list) else value for key, value in model.items()}
+    config = dict(model)
     config["scales"] = tuple(h for h, _ in tokenizer.layout.sizes)  # type: ignore[union-attr]
     config["codebook_size"], config["latent_channels"] = tokenizer.codebook.shape
     if kind == "class":

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from visgen.data.batch import Batch
@@ -101,12 +100,8 @@ class Objective(nn.Module):
         return {}
 
     def compile_loss(self) -> None:
-        """Compile the costly part of `loss` (recipe `compile: true`): `model.loss` if there is one, else
-        `forward`."""
-        if hasattr(self.model, "loss"):
-            self.model.loss = torch.compile(self.model.loss)
-        else:
-            self.model.compile()
+        """Compile the costly part of `loss`, the model's forward pass (recipe `compile: true`)."""
+        self.model.compile()
 
     def export(self, folder: Path, model: Any) -> None:
         """Save the averaged `model` (and companions) to an empty folder."""

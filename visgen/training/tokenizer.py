@@ -124,9 +124,7 @@ class MultiscaleTokenizerObjective(Objective):
         if options.init:
             model = VARTokenizer.from_pretrained(options.init)
         else:
-            model = VARTokenizer(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
-            )
+            model = VARTokenizer(**recipe.model)
         size = getattr(data, "image_size", model.pixel_size)
         if size != model.pixel_size:
             raise InputError(
