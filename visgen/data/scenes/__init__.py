@@ -14,6 +14,7 @@ _HOME = {
     "RELATIONS": "vocabulary",
     "SHAPES": "vocabulary",
     "SIZES": "vocabulary",
+    "JUDGE": "splits",
     "SPLITS": "splits",
     "Scene": "scene",
     "SceneObject": "scene",

@@ -9,7 +9,8 @@ from typing import Any
 from visgen.data.batch import Batch
 from visgen.data.scenes.captions import caption, words
 from visgen.data.scenes.rendering import render
-from visgen.data.scenes.sampling import sample_scene
+from visgen.data.scenes.sampling import kinds_of, sample_scene
+from visgen.data.scenes.scene import Scene
 from visgen.data.scenes.splits import check_split
 from visgen.data.scenes.vocabulary import IMAGE_SIZE
 from visgen.errors import InputError
@@ -22,17 +23,29 @@ class Scenes:
         split: "train", "validation", "test_pairs" or "test_relations".
         length: number of scenes; None for endless (`len()` then raises TypeError, and `length` is None).
         paraphrase: vary the wording with index and epoch; False gives the canonical caption only.
+        first: number of the first scene: later stages of a training see other scenes than earlier ones.
+        balanced: all kinds of scenes equally often and in turn, instead of the natural mix: for scores.
 
     Raises:
-        InputError: unknown split, or a length below 1.
+        InputError: unknown split, a length below 1, or a negative `first`.
     """
 
     image_size = IMAGE_SIZE
 
-    def __init__(self, split: str, length: int | None = None, paraphrase: bool = True) -> None:
+    def __init__(
+        self,
+        split: str,
+        length: int | None = None,
+        paraphrase: bool = True,
+        balanced: bool = False,
+        first: int = 0,
+    ) -> None:
         if length is not None and length < 1:
             raise InputError(f"length={length} is not a number of scenes; use 1 or more, or None.")
+        if first < 0:
+            raise InputError(f"first={first} is negative; scenes are numbered from 0.")
         self.split, self.length, self.paraphrase = check_split(split), length, paraphrase
+        self.balanced, self.first = balanced, first
 
     def __len__(self) -> int:
         if self.length is None:
@@ -44,7 +57,7 @@ class Scenes:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One example: `image` uint8 (3, 64, 64), `caption` and `scene`. Raises IndexError past the end."""
-        scene = sample_scene(self.split, self._number(index))
+        scene = self._scene(index)
         return {"image": render([scene])[0], "caption": caption(scene, self._variant(0)), "scene": scene}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -59,7 +72,7 @@ class Scenes:
         Raises:
             IndexError: an index past the end.
         """
-        scenes = [sample_scene(self.split, self._number(index)) for index in indices]
+        scenes = [self._scene(index) for index in indices]
         captions = [caption(scene, self._variant(epoch)) for scene in scenes]
         return Batch(render(scenes), captions, scenes=scenes)
 
@@ -69,6 +82,13 @@ class Scenes:
     def words(self) -> tuple[str, ...]:
         """Every word that a caption can hold."""
         return words()
+
+    def _scene(self, index: int) -> Scene:
+        number = self.first + self._number(index)
+        if not self.balanced:
+            return sample_scene(self.split, number)
+        kinds = kinds_of(self.split)
+        return sample_scene(self.split, number // len(kinds), kinds[number % len(kinds)])
 
     def _number(self, index: int) -> int:
         number = operator.index(index)

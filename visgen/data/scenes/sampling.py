@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from visgen.data.scenes.scene import Look, Scene, SceneObject, Signature
-from visgen.data.scenes.splits import check_split, split_of
+from visgen.data.scenes.splits import belongs, check_split
 from visgen.data.scenes.vocabulary import (
     BACKGROUNDS,
     COLOURS,
@@ -22,7 +22,8 @@ from visgen.errors import InputError
 
 T = TypeVar("T")
 
-KINDS = ("relation",) * 9 + ("single",) * 5 + ("count",) * 4 + ("pair",) * 2  # 45, 25, 20 and 10 %
+KINDS = ("single", "relation", "pair", "count")
+_KIND_DRAW = ("relation",) * 9 + ("single",) * 5 + ("count",) * 4 + ("pair",) * 2  # 45, 25, 20 and 10 %
 _BACKGROUND_DRAW = ("white",) * 3 + tuple(BACKGROUNDS)  # white one time in three
 _COUNT_SIZES = ("medium", "medium", "small")
 _SINGLE_SIZES = ("medium", "medium", "small", "large")
@@ -40,23 +41,32 @@ _COUNT_SPOTS = {
 }
 
 
-def sample_scene(split: str, index: int) -> Scene:
+def kinds_of(split: str) -> tuple[str, ...]:
+    """The kinds of scenes that a split holds; raises `InputError` for an unknown split."""
+    return ("relation",) if check_split(split) == "test_relations" else KINDS
+
+
+def sample_scene(split: str, index: int, kind: str | None = None) -> Scene:
     """Draws scene number `index` of `split`, always the same one.
 
     Args:
-        split: one of `SPLITS`; no signature appears in two of them.
+        split: one of `SPLITS`; no signature appears in two of them. Or `JUDGE`, for what scores models.
         index: any non-negative integer.
+        kind: one of `kinds_of(split)`, numbered apart; None = the natural mix of kinds.
 
     Raises:
-        InputError: unknown split, or a negative index.
+        InputError: unknown split or kind, or a negative index.
     """
-    number = operator.index(index)
+    number, kinds = operator.index(index), kinds_of(split)
     if number < 0:
         raise InputError(f"index={index} is negative; scenes are numbered from 0.")
-    rng = random.Random(f"{check_split(split)}:{number}")
-    kind = "relation" if split == "test_relations" else _pick(rng, KINDS)
+    if kind is not None and kind not in kinds:
+        raise InputError(f"kind={kind!r} is not in split {split!r}; use one of {', '.join(kinds)}.")
+    rng = random.Random(f"{split}:{number}" if kind is None else f"{split}:{kind}:{number}")
+    if kind is None:
+        kind = "relation" if kinds == ("relation",) else _pick(rng, _KIND_DRAW)
     signature = _draw(rng, kind)
-    while split_of(signature) != split:  # about 1 draw for train, 16 for validation, 10 for the tests
+    while not belongs(signature, split):  # about 1 draw for train, 16 for validation, 10 for the tests
         signature = _draw(rng, kind)
     return place(signature, rng)
 

@@ -9,6 +9,9 @@ from visgen.data.scenes.vocabulary import INVERSE
 from visgen.errors import InputError
 
 SPLITS = ("train", "validation", "test_pairs", "test_relations")
+# What a judge trains on: everything but the validation signatures; also the combinations that models never
+# see, which it would deny otherwise. Not for models.
+JUDGE = "judge"
 VALIDATION_SHARE = 16  # one signature in 16
 
 # (colour, shape): seen in neither train nor validation, though each colour and each shape is.
@@ -32,9 +35,16 @@ HELD_OUT_RELATIONS = frozenset(_HELD_OUT) | {(b, INVERSE[r], a) for a, r, b in _
 
 def check_split(split: str) -> str:
     """Returns `split`, or raises InputError when there is no split of that name."""
-    if split not in SPLITS:
+    if split not in (*SPLITS, JUDGE):
         raise InputError(f"split={split!r} is not a split of the scenes; use one of {', '.join(SPLITS)}.")
     return split
+
+
+def belongs(signature: Signature, split: str) -> bool:
+    """Whether `split` may show a signature."""
+    if split == JUDGE:
+        return split_of(signature) != "validation"
+    return split_of(signature) == split
 
 
 def split_of(signature: Signature) -> str | None:
