@@ -100,11 +100,38 @@ def test_decoder_only_keeps_the_tokens(tokenizer_run, tmp_path):
     assert not torch.equal(before.decoder.conv_out.weight, after.decoder.conv_out.weight)
 
 
+def test_a_new_decoder_keeps_the_tokens(tokenizer_run, tmp_path):
+    options = {"init": str(tokenizer_run / "model"), "decoder_only": True}
+    model = {"decoder_sizes": {"ch": 4, "ch_mult": [1, 2, 2], "patch_size": 4}}
+    folder = train(recipe("multiscale-tokenizer", tmp_path, 3, model=model, options=options))
+    before, after = (VARTokenizer.from_pretrained(run / "model") for run in (tokenizer_run, folder))
+    assert len(before.decoder.up) == 2 and len(after.decoder.up) == 3
+    images = Scenes("validation").batch(range(4)).images.float() / 127.5 - 1
+    tokens = after.encode(images)
+    assert torch.equal(before.encode(images).ids, tokens.ids)
+    assert after.decode(tokens).shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"codebook_size": 64}, "model.codebook_size differs"),
+        ({"decoder_sizes": {"ch": 4}}, "16 times"),
+        ({"decoder_sizes": {"depth": 4}}, "holds 'depth'"),
+    ],
+)
+def test_what_else_differs_from_the_start_is_refused(tokenizer_run, tmp_path, model, message):
+    options = {"init": str(tokenizer_run / "model")}
+    with pytest.raises(InputError, match=message):
+        train(recipe("multiscale-tokenizer", tmp_path, 3, model=model, options=options))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_generator_on_captions_makes_a_pipeline(tokenizer_run, tmp_path, optimizer):
     if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("Muon needs torch 2.9")
     options = {"tokenizer": str(tokenizer_run / "model"), "validation_batches": 1, "sampling": {"top_k": 4}}
+    options["adherence_scenes"] = 8
     folder = train(
         recipe(
             "next-scale-generator",
@@ -115,7 +142,7 @@ def test_generator_on_captions_makes_a_pipeline(tokenizer_run, tmp_path, optimiz
         )
     )
     evaluation = next(row for row in log_lines(folder) if "eval_loss" in row)
-    assert 0 < evaluation["eval_loss"] < 5
+    assert 0 < evaluation["eval_loss"] < 5 and 0 <= evaluation["eval_adherence"] <= 1
     pipe = visgen.load(folder / "model")
     pipe.set_progress_bar_config(disable=True)
     assert pipe.sampling.top_k == 4

@@ -17,6 +17,7 @@ OBJECTIVES = Registry(
     "training objective",
     {
         "multiscale-tokenizer": "visgen.training.tokenizer:MultiscaleTokenizerObjective",
+        "scenes-checker": "visgen.training.checker:SceneCheckerObjective",
         "next-scale-generator": "visgen.training.generator:NextScaleObjective",
     },
 )

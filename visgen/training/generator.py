@@ -4,20 +4,24 @@ tokenizer's ids."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from visgen.data.batch import Batch
-from visgen.data.images import image_grid, to_pil
+from visgen.data.images import image_grid, to_pil, to_uint8
+from visgen.data.scenes import Scenes
 from visgen.errors import InputError
+from visgen.evaluation.scenes.adherence import evaluate_adherence
 from visgen.generators.base import GenerationRequest
 from visgen.generators.conditions import ClassCondition, Condition
 from visgen.generators.var import VARTransformer
+from visgen.nn.building import construct
 from visgen.nn.model import read_config
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
@@ -27,12 +31,14 @@ from visgen.pipelines.loading import load
 from visgen.pipelines.prompts import WordVocabulary
 from visgen.pipelines.text_features import TextFeatures
 from visgen.pipelines.text_to_image import TextToImagePipeline
+from visgen.schema import convert, read
 from visgen.tokenizers import TOKENIZERS
 from visgen.tokenizers.base import ImageTokenizer
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.schema import read
 from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
+
+ConditionKind = Literal["class", "prompt", "text"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class GeneratorOptions:
         sampling: default sampling of the exported pipeline, `TokenSampling` keywords; used for the sample
             grids too.
         validation_batches: batches of the validation split scored with the sample grids, 0 = none.
+        adherence_scenes: held-out scenes, all kinds equally often, drawn from their captions with the sample
+            grids and judged by the shipped checker; 0 = none. Scenes data only.
         card: facts for the model card: licence, recipe, parity, notes.
     """
 
@@ -62,6 +70,7 @@ class GeneratorOptions:
     text_encoder: str | None = None
     sampling: dict[str, Any] | None = None
     validation_batches: int = 0
+    adherence_scenes: int = 0
     card: dict[str, Any] | None = None
 
 
@@ -89,7 +98,7 @@ class NextScaleObjective(Objective):
         super().__init__()
         self.model, self.tokenizer, self.text = model, tokenizer, text
         self.options, self.validation = options, validation
-        self.sampling = TokenSampling(**(options.sampling or {}))
+        self.sampling = read(TokenSampling, options.sampling, "options.sampling")
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, data: Any) -> NextScaleObjective:
@@ -99,12 +108,14 @@ class NextScaleObjective(Objective):
             raise InputError(
                 f"image_size={data.image_size} does not fit the tokenizer of {tokenizer.pixel_size} pixels"
             )
-        kind = recipe.model.get("condition", "class")
+        kind = convert(recipe.model.get("condition", "class"), ConditionKind, "model.condition")
         text = _text(kind, options, data)
         if options.init:
             model = VARTransformer.from_pretrained(options.init)
         else:
-            model = VARTransformer(**_model_config(recipe.model, kind, tokenizer, text, data))
+            model = construct(
+                VARTransformer, _model_config(recipe.model, kind, tokenizer, text, data), "model"
+            )
             model.init_weights(options.gamma_init)
         return cls(model, tokenizer, text, options, validation_source(recipe, options.validation_batches))
 
@@ -136,8 +147,8 @@ class NextScaleObjective(Objective):
         with torch.autocast(batch.images.device.type, enabled=False):
             return image_grid(to_pil(self._generate(model, condition)), columns=8)
 
-    def _generate(self, model: VARTransformer, condition: Condition) -> Tensor:
-        noise = Noise.per_image([(0, k) for k in range(len(condition))])
+    def _generate(self, model: VARTransformer, condition: Condition, first: int = 0) -> Tensor:
+        noise = Noise.per_image([(0, first + k) for k in range(len(condition))])
         request = GenerationRequest(condition, self.sampling, noise)
         result = model.generate(request, quantizer=self.tokenizer.quantizer)
         if result.latents is not None:
@@ -145,17 +156,32 @@ class NextScaleObjective(Objective):
         return self.tokenizer.decode(result.tokens).float()
 
     def evaluate(self, model: VARTransformer, step: int) -> dict[str, float]:
-        """Loss and accuracy on held-out images."""
+        """Loss and accuracy on held-out images, and adherence to held-out captions, as far as asked for."""
+        totals: dict[str, float] = self._adherence(model) if self.options.adherence_scenes else {}
         if self.validation is None:
-            return {}
+            return totals
         batches = validation_batches(self.validation, self.options.validation_batches)
-        totals: dict[str, float] = {}
         for batch in batches:
             tokens = self.tokenizer.encode(to_pixels(batch.images.to(model.device)))
             values = model.loss(tokens, self.condition(batch), quantizer=self.tokenizer.quantizer)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + float(value) / len(batches)
         return totals
+
+    def _adherence(self, model: VARTransformer) -> dict[str, float]:
+        """Share of held-out captions drawn right, in all and by kind of scene."""
+        source = Scenes("validation", self.options.adherence_scenes, balanced=True)
+        scenes, images = [], []
+        for start in range(0, source.length, 32):
+            batch = source.batch(range(start, min(start + 32, source.length)))
+            condition = self.condition(replace(batch, images=batch.images.to(model.device)))
+            with torch.autocast(model.device.type, enabled=False):
+                images.append(to_uint8(self._generate(model, condition, start)))
+            scenes += batch.scenes
+        pixels = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2)
+        report = evaluate_adherence(pixels, scenes)
+        shares = {"adherence": report.overall} | {f"adherence_{k}": s for k, s in report.kinds.items()}
+        return {name: share.value for name, share in shares.items()}
 
     def export(self, folder: Path, model: VARTransformer) -> None:
         """A whole pipeline: tokenizer, generator, text, default sampling."""

@@ -14,13 +14,13 @@ from torch import Tensor
 from visgen.data.batch import Batch
 from visgen.errors import InputError
 from visgen.nn.noise import image_seed
+from visgen.processes import Processes
 from visgen.training import OBJECTIVES, checkpoint
 from visgen.training.ema import Ema
 from visgen.training.interruption import Interruption
 from visgen.training.metrics import LogFile, Meter
 from visgen.training.objective import Objective
 from visgen.training.optimizers import build_adversary_optimizer, build_optimizers
-from visgen.training.processes import Processes
 from visgen.training.progress import Progress
 from visgen.training.recipe import Recipe, check_resumable, save_recipe
 from visgen.training.report import training_log
@@ -218,9 +218,8 @@ class Trainer:
                 (self.output / "samples").mkdir(exist_ok=True)
                 image.save(self.output / "samples" / f"step_{self.step:06d}.png")
             if scores:
-                self.log.write(
-                    {"step": self.step, **{f"eval_{name}": value for name, value in scores.items()}}
-                )
+                line = {"step": self.step, "seconds": round(self._elapsed(), 2)}
+                self.log.write(line | {f"eval_{name}": value for name, value in scores.items()})
         self.processes.wait()
 
     def _save(self) -> None:

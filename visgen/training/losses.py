@@ -6,13 +6,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from visgen.nn.perceptual import PerceptualLoss
 from visgen.training.adversarial import (
     AdversarialLoss,
     PatchDiscriminator,
     discriminator_loss,
     generator_loss,
 )
-from visgen.training.perceptual import PerceptualLoss
 
 __all__ = [
     "AdversarialLoss",

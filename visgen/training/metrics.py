@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visgen.training.processes import Processes
+from visgen.processes import Processes
 
 
 class TrainingDivergedError(RuntimeError):
@@ -66,7 +67,9 @@ class LogFile:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self.lines: list[dict[str, Any]] = [line for line in _read_lines(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        temporary = path.with_name(f".writing_{path.name}")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        os.replace(temporary, path)  # a kill now must not cost the lines of earlier sessions
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line."""
@@ -79,6 +82,10 @@ class LogFile:
         losses = [{"step": line["step"], "loss": line["loss"]} for line in self.lines if "loss" in line]
         stride = max(1, math.ceil(len(losses) / points))
         return losses[::-1][::stride][::-1]
+
+    def evaluations(self) -> list[dict[str, float]]:
+        """All lines of scores."""
+        return [line for line in self.lines if any(name.startswith("eval_") for name in line)]
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

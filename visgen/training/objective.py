@@ -36,7 +36,7 @@ class Objective(nn.Module):
     @classmethod
     @abstractmethod
     def from_recipe(cls, recipe: Recipe, data: Any) -> Objective:
-        """Build it from `recipe.model` and `recipe.options`; `visgen.training.schema.read` checks them
+        """Build it from `recipe.model` and `recipe.options`; `visgen.schema.read` checks them
         strictly.
 
         `data` is the training source. The global generator is seeded with `recipe.seed` before.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from visgen.errors import InputError
-from visgen.training.schema import join, read
+from visgen.errors import InputError, shown
+from visgen.schema import join, read
 
 SCHEMA = 1
 FREE_KEYS = frozenset(  # may change between an interruption and the resumption
@@ -115,6 +116,8 @@ class Recipe:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is too small; use 1 or more")
+        if not self.output.strip() or "\0" in self.output:
+            raise InputError(f"output={self.output!r} is no folder; name one, such as output: runs/first")
         if not isinstance(self.data.get("source"), str):
             raise InputError("data.source is missing; name a data source, such as data: {source: scenes}")
         _check_ranges(self)
@@ -159,28 +162,47 @@ def check_resumable(saved: Mapping[str, Any], recipe: Recipe, step: int) -> None
 
 
 def parse_yaml(text: str) -> Any:
-    """One YAML document, where 1e-3 is a number (YAML 1.1, PyYAML's dialect, takes it for a string)."""
+    """One YAML document, where 1e-3 is a number (YAML 1.1, PyYAML's dialect, takes it for a string).
+
+    Aliases are refused: ten lines of them can stand for more values than a memory holds.
+
+    Raises:
+        yaml.YAMLError: no YAML, or an alias, a tag, or nesting a thousand deep.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"alias *{self.peek_event().anchor}: write the value out instead")
+            return super().compose_node(parent, index)
 
     pattern = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+.0123456789"))
-    return yaml.load(text, Loader)
+    try:
+        return yaml.load(text, Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep") from None
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # a date that is none, a number of thousands of digits, a list as key
+        raise yaml.YAMLError(str(error)) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
-    if not path.is_file():
-        raise InputError(f"recipe {str(path)!r} does not exist; give the path of a YAML file")
+    name = shown(str(path))
+    if not os.path.isfile(path):
+        what = "is no file" if os.path.exists(path) else "does not exist"
+        raise InputError(f"recipe {name} {what}; give the path of a YAML file")
     try:
         mapping = parse_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(mapping, dict):
-        raise InputError(f"recipe {str(path)!r} holds no mapping; start from a file in recipes/")
+        raise InputError(f"recipe {name} holds no mapping; start from a file in recipes/")
     return mapping
 
 
@@ -189,29 +211,41 @@ def _override(mapping: dict[str, Any], text: str) -> None:
 
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
-        raise InputError(f"override {text!r} is not key=value; write for example optimizer.lr=1e-3")
+        raise InputError(f"override {shown(text)} is not key=value; write for example optimizer.lr=1e-3")
     *parents, last = dotted.strip().split(".")
     for parent in parents:
         if mapping.get(parent) is None:
             mapping[parent] = {}
         mapping = mapping[parent]
         if not isinstance(mapping, dict):
-            raise InputError(f"override {text!r}: {parent!r} is a value, not a section; drop what follows it")
+            raise InputError(
+                f"override {shown(text)}: {parent!r} is a value, not a section; drop what follows it"
+            )
     try:
         mapping[last] = parse_yaml(value)
     except yaml.YAMLError as error:
-        raise InputError(f"override {text!r} holds no YAML value; quote it if it is text") from error
+        raise InputError(f"override {shown(text)} holds no YAML value; quote it if it is text") from error
 
 
 def _check_ranges(recipe: Recipe) -> None:
     schedule, optimizer = recipe.schedule, recipe.optimizer
+    rates = ("lr", "muon_lr", "adversary_lr", "eps")
+    decays = ("weight_decay", "muon_weight_decay")
+    fractions = [*optimizer.betas, *optimizer.adversary_betas, optimizer.muon_momentum]
     checks = {
+        **{f"optimizer.{name}": _above(getattr(optimizer, name)) for name in rates},
+        **{f"optimizer.{name}": _not_negative(getattr(optimizer, name)) for name in decays},
+        "optimizer.betas and muon_momentum": (
+            all(0 <= b < 1 for b in fractions),
+            fractions,
+            "numbers in [0, 1)",
+        ),
+        "seed": (-(2**63) <= recipe.seed < 2**63, recipe.seed, "64 bits"),
         "threads": (recipe.threads is None or recipe.threads >= 1, recipe.threads, "1 or more, or null"),
         "sample_every": (recipe.sample_every >= 0, recipe.sample_every, "0 (never) or more"),
         "schedule.flat": (0 <= (schedule.flat or 0) <= 1, schedule.flat, "a fraction from 0 to 1"),
         "schedule.final": (0 <= schedule.final <= 1, schedule.final, "a factor from 0 to 1"),
         "schedule.warmup_steps": (schedule.warmup_steps >= 0, schedule.warmup_steps, "0 or more"),
-        "optimizer.lr": (optimizer.lr > 0, optimizer.lr, "a rate above 0"),
         "optimizer.grad_clip": (
             (optimizer.grad_clip or 1) > 0,
             optimizer.grad_clip,
@@ -222,6 +256,14 @@ def _check_ranges(recipe: Recipe) -> None:
     for name, (good, value, works) in checks.items():
         if not good:
             raise InputError(f"{name}={value} is out of range; use {works}")
+
+
+def _above(value: float | None) -> tuple[bool, Any, str]:
+    return value is None or value > 0, value, "a number above 0"
+
+
+def _not_negative(value: float | None) -> tuple[bool, Any, str]:
+    return value is None or value >= 0, value, "0 or more"
 
 
 def _difference(path: str, old: Any, new: Any) -> tuple[str, Any, Any]:

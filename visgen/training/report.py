@@ -34,6 +34,7 @@ def training_log(recipe: Recipe, objective: Objective, log: LogFile, seconds: fl
         "summary": objective.summary(),
         "final": final,
         "curve": log.curve(),
+        "evaluations": log.evaluations(),
     }
 
 

@@ -4,7 +4,6 @@ save."""
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import queue
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from visgen.data import SOURCES
 from visgen.data.batch import Batch
 from visgen.errors import InputError
 from visgen.nn.noise import image_seed
-from visgen.registry import nearest
+from visgen.schema import read_arguments
 
 _DEPTH = 4  # batches ahead of the loop
 
@@ -25,19 +24,11 @@ def build_source(options: dict[str, Any]) -> Any:
     """The data source of a recipe's `data` section: `source` names it, the rest goes to its constructor.
 
     Raises:
-        InputError: unknown source or option.
+        InputError: unknown source or option, or a value of another type.
     """
-    arguments = {key: value for key, value in options.items() if key != "source"}
     cls = SOURCES.load(options["source"])
-    parameters = inspect.signature(cls).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in arguments:
-        if key not in parameters and not open_ended:
-            raise InputError(f"unknown key 'data.{key}': {nearest(key, sorted(parameters))}")
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise InputError(f"data={options} does not fit its source: {error}") from error
+    arguments = {key: value for key, value in options.items() if key != "source"}
+    return cls(**read_arguments(cls, arguments, "data"))
 
 
 def source_length(source: Any) -> int | None:

@@ -16,7 +16,9 @@ from torch import Tensor
 from visgen.data.batch import Batch
 from visgen.data.images import image_grid, to_pil
 from visgen.errors import InputError
+from visgen.nn.building import construct
 from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
+from visgen.schema import read
 from visgen.tokenizers.var import TokenizerPass, VARTokenizer
 from visgen.training.losses import (
     AdversarialLoss,
@@ -28,7 +30,6 @@ from visgen.training.losses import (
 )
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.schema import read
 
 KEPT_VECTORS = (
     4096  # quantised vectors kept of the last batch for restarts: more than the dead codes of any batch
@@ -61,7 +62,8 @@ class TokenizerOptions:
     """Weights and switches of the objective.
 
     Args:
-        init: model folder to start from instead of random weights.
+        init: model folder to start from instead of random weights; of the recipe's model section, only
+            `decoder_sizes` may then differ, and such a decoder starts from random weights.
         quantizer_weight: weight of the codebook and commitment terms.
         gradient_weight: weight of the L1 between finite differences: edges.
         object_weight: weigh pixels that differ from their surroundings up to 5×.
@@ -122,9 +124,9 @@ class MultiscaleTokenizerObjective(Objective):
     def from_recipe(cls, recipe: Recipe, data: Any) -> MultiscaleTokenizerObjective:
         options = read(TokenizerOptions, recipe.options, "options")
         if options.init:
-            model = VARTokenizer.from_pretrained(options.init)
+            model = continued(options.init, recipe.model)
         else:
-            model = VARTokenizer(**recipe.model)
+            model = construct(VARTokenizer, recipe.model, "model")
         size = getattr(data, "image_size", model.pixel_size)
         if size != model.pixel_size:
             raise InputError(
@@ -222,6 +224,28 @@ class MultiscaleTokenizerObjective(Objective):
         return {"parameters": sum(counts.values()), **{f"parameters_{k}": v for k, v in counts.items()}}
 
 
+def continued(folder: str, model: dict[str, Any]) -> VARTokenizer:
+    """The tokenizer of a folder, with a new decoder where `model`, a recipe's section, describes another one.
+
+    Raises:
+        InputError: no such tokenizer, or `model` differs from it in something else.
+    """
+    old = VARTokenizer.from_pretrained(folder)
+    wanted = VARTokenizer(**{**_config(old), **model})
+    different = [name for name, value in _config(wanted).items() if value != old.config[name]]
+    if not different:
+        return old
+    if different != ["decoder_sizes"]:
+        raise InputError(f"model.{different[0]} differs from options.init={folder!r}; only decoder_sizes may")
+    kept = {k: v for k, v in old.state_dict().items() if not k.startswith(("decoder.", "post_quant_conv."))}
+    wanted.load_state_dict(kept, strict=False)
+    return wanted
+
+
+def _config(model: VARTokenizer) -> dict[str, Any]:
+    return {name: value for name, value in model.config.items() if not name.startswith("_")}
+
+
 def to_pixels(images: Tensor) -> Tensor:
     """uint8 images → float in [-1, 1]."""
     return images.float() / 127.5 - 1
@@ -237,7 +261,8 @@ def validation_source(recipe: Recipe, batches: int) -> Any:
     """The validation split of a recipe's data, or None when it is not asked for."""
     from visgen.training.stream import build_source
 
-    return build_source({**recipe.data, "split": "validation"}) if batches else None
+    data = {name: value for name, value in recipe.data.items() if name != "first"}  # the same for every stage
+    return build_source({**data, "split": "validation"}) if batches else None
 
 
 def validation_batches(source: Any, batches: int, batch_size: int = 64) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""The few collective operations of the loop. One process makes each of them a no-op.
+"""The few collective operations of training and evaluation. One process makes each of them a no-op.
 
 Gradients are averaged in one flat reduction instead of DistributedDataParallel: an objective has two entry
 points (its loss and its adversary's), frozen parts and unused parameters, which a single wrapped `forward`

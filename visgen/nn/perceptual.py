@@ -36,11 +36,15 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, recon: Tensor, target: Tensor) -> Tensor:
         """Scalar; gradients reach both arguments."""
-        distances = []
+        return self.distances(recon, target).mean()
+
+    def distances(self, recon: Tensor, target: Tensor) -> Tensor:
+        """The distance of each pair, (B,)."""
+        layers = []
         for k, (a, b) in enumerate(zip(self._activations(recon), self._activations(target), strict=True)):
             difference = (_unit(a) - _unit(b)).square()
-            distances.append((difference * getattr(self, f"linear_{k}")).sum(1).mean())
-        return torch.stack(distances).sum()
+            layers.append((difference * getattr(self, f"linear_{k}")).sum(1).mean((1, 2)))
+        return torch.stack(layers).sum(0)
 
     def _activations(self, images: Tensor) -> list[Tensor]:
         x, start, out = (images - self.shift) / self.scale, 0, []

@@ -1,0 +1,106 @@
+"""Result records as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Record = Mapping[str, Any]
+PERCENT = ("precision", "recall", "codebook", "adherence")
+DISTANCES = ("fid", "kid", "rfid")  # from 0.001 to 100, depending on the protocol
+DIGITS = {"psnr": 2, "is": 2}
+
+
+def score_tables(records: Sequence[Record]) -> Iterator[Table]:
+    """One row per record; below it what stands beside a FID, and adherence by attribute and kind."""
+    yield _overview(records)
+    for record in records:
+        if "beside" in record["metrics"].get("fid", {}):
+            yield _beside(record)
+        if "shares" in record["metrics"].get("adherence", {}):
+            yield _adherence(record)
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = Table(box=box.SIMPLE, title=escape(title), title_justify="left", highlight=True)
+    out.add_column(columns[0])
+    for column in columns[1:]:
+        out.add_column(escape(column), justify="right")
+    return out
+
+
+def _overview(records: Sequence[Record]) -> Table:
+    from rich.markup import escape
+
+    first, protocol = records[0], records[0]["protocol"]
+    names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
+    better = {n: one["higher_is_better"] for record in records for n, one in record["metrics"].items()}
+    reference = (first["reference"] or {}).get("name", "no reference")
+    title = f"protocol {protocol['name']} v{protocol['version']} · {reference} · {first['count']} images"
+    out = _table(title, "", *(f"{name} {'↑' if better[name] else '↓'}" for name in names))
+    for record in records:
+        cells = [_cell(name, record["metrics"].get(name)) for name in names]
+        out.add_row(*map(escape, [record["subject"]["name"], *cells]))
+    return out
+
+
+def _cell(name: str, score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    text, interval = number(name, score["value"]), score.get("interval")
+    if not interval:
+        return text
+    return f"{text} [{number(name, interval[0])}, {number(name, interval[1])}]"
+
+
+def number(name: str, value: float) -> str:
+    """A score for people: percent for shares, distances with four significant digits."""
+    if name in PERCENT:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}" if name in DISTANCES else f"{value:.{DIGITS.get(name, 4)}f}"
+
+
+def _beside(record: Record) -> Table:
+    fid = record["metrics"]["fid"]
+    beside = fid["beside"]
+    out = _table(f"{record['subject']['name']}: what FID can be", "", "fid")
+    out.add_row("generated", number("fid", fid["value"]))
+    out.add_row("reconstructed: the tokenizer's ceiling", number("fid", beside["reconstruction"]))
+    if beside["real"] is not None:
+        sides = " and ".join(map(str, beside["real_counts"]))
+        out.add_row(f"real ({sides} images): the floor", number("fid", beside["real"]))
+    return out
+
+
+def _adherence(record: Record) -> Table:
+    score = record["metrics"]["adherence"]
+    columns = {record["subject"]["name"]: score["shares"], **score["ceilings"]}
+    out = _table(f"{record['subject']['name']}: adherence", "", "images", *columns)
+    for label, path in _rows(score["shares"]):
+        shares = [_at(shares, path) for shares in columns.values()]
+        texts = ["–" if share is None else number("adherence", share["value"]) for share in shares]
+        out.add_row(label, str(_at(score["shares"], path)["count"]), *texts)
+    return out
+
+
+def _rows(shares: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(label, path) of every share: the total, then each group's."""
+    for group, inside in shares.items():
+        if "value" in inside:
+            yield group, (group,)
+        else:
+            yield from ((name, (group, name)) for name in inside)
+
+
+def _at(shares: Mapping[str, Any], path: Sequence[str]) -> Any:
+    found: Any = shares
+    for name in path:
+        found = (found or {}).get(name)
+    return found

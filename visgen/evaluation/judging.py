@@ -1,0 +1,102 @@
+"""The passes over one subject: its generated images, and its reconstructions of the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from visgen.evaluation.bootstrap import FID_MAX_DIMS
+from visgen.evaluation.metrics import ROW_METRICS
+from visgen.evaluation.pairs import psnr, ssim
+from visgen.evaluation.passes import Part, Pass, run_pass
+from visgen.evaluation.plan import Plan
+from visgen.evaluation.real import RealSide, keep_features
+from visgen.evaluation.scores import (
+    Entries,
+    adherence_entry,
+    beside_fid,
+    generation_scores,
+    reconstruction_scores,
+)
+from visgen.evaluation.setting import Setting
+from visgen.evaluation.subjects import Subject
+from visgen.nn.quantizers.codebook import code_counts
+
+
+def see_generated(subject: Subject, plan: Plan, setting: Setting) -> Pass | None:
+    """Generate the images 0 … N − 1 and keep what the metrics need of them; None when none looks at them."""
+    if not plan.generated:
+        return None
+    compared = plan.wants("fid", *ROW_METRICS)
+    rows = plan.wants(*ROW_METRICS) or setting.protocol.feature_dims <= FID_MAX_DIMS
+
+    def captions(indices: Sequence[int]) -> Sequence[str]:
+        prompts = setting.options.prompts
+        return setting.reference.captions(indices) if prompts is None else [prompts[i] for i in indices]
+
+    def work(indices: list[int], part: Part) -> None:
+        images = subject.generate(indices, captions, setting.options.seed)
+        part.keep_images(images, whole=plan.wants("adherence"))
+        if compared or plan.wants("is"):
+            found = setting.extractor(images)
+            if compared:
+                keep_features(part, indices, found.features, rows)
+            if plan.wants("is") and found.logits is not None:
+                part.keep(logits=found.logits)
+
+    return run_pass(plan.count, work, setting.processes, setting.options.batch_size, subject.name)
+
+
+def see_reconstructed(subject: Subject, plan: Plan, setting: Setting) -> Pass | None:
+    """Reconstruct the reference's images 0 … N − 1; None when no metric looks at them."""
+    if not plan.reconstructed:
+        return None
+    rows = setting.protocol.feature_dims <= FID_MAX_DIMS
+
+    def work(indices: list[int], part: Part) -> None:
+        real = setting.reference.images(indices, subject.image_size)
+        made, ids = subject.reconstruct(real)
+        part.keep_images(made, whole=plan.wants("adherence"))
+        if plan.wants("rfid"):
+            keep_features(part, indices, setting.extractor(made).features, rows)
+        part.keep(**_similarity(made, real, plan, setting))
+        if plan.wants("codebook") and ids is not None and subject.codebook_size is not None:
+            part.add(codes=code_counts(ids, subject.codebook_size).long())
+
+    title = f"{subject.name} reconstructs"
+    return run_pass(plan.count, work, setting.processes, setting.options.batch_size, title)
+
+
+def _similarity(made: Tensor, real: Tensor, plan: Plan, setting: Setting) -> dict[str, Tensor]:
+    """The per-image metrics that are asked for."""
+    measures = {"psnr": psnr, "ssim": ssim}
+    values = {name: measure(made, real) for name, measure in measures.items() if plan.wants(name)}
+    if plan.wants("lpips"):
+        values["lpips"] = setting.lpips(made, real)
+    return values
+
+
+def score(
+    plan: Plan,
+    setting: Setting,
+    real: RealSide | None,
+    made: Pass | None,
+    pairs: Pass | None,
+    image_size: int,
+) -> Entries:
+    """All entries of a result, in the order in which they were asked for."""
+    entries: Entries = {}
+    seed = setting.options.seed
+    if made is not None:
+        entries |= generation_scores(plan, made, real, setting.protocol, seed)
+    if pairs is not None:
+        entries |= reconstruction_scores(plan, pairs, real, seed)
+    beside_fid(entries, real)
+    if made is not None and plan.wants("adherence"):
+        images = {"generated": made.rows["images"]}
+        images["real"] = setting.reference.images(range(plan.count), image_size)
+        if pairs is not None:
+            images["reconstruction"] = pairs.rows["images"]
+        entries["adherence"] = adherence_entry(images, setting.reference.scenes(range(plan.count)))
+    return {name: entries[name] for name in plan.metrics}

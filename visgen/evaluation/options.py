@@ -1,0 +1,68 @@
+"""What an evaluation is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from visgen.errors import InputError
+from visgen.evaluation.protocols import EvaluationProtocol, get_protocol
+from visgen.evaluation.references import DEFAULT_REFERENCE, SCENES
+from visgen.pipelines.rows import read_rows
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is asked for. None means the default.
+
+    Attributes:
+        reference: "scenes:SPLIT", a folder of images or a `.npz`; None = "scenes:validation".
+        protocol: a name of `PROTOCOLS`; None = "scenes" for a scenes reference, else "adm".
+        metrics: names of `METRICS`; None = what the subject and the reference allow.
+        count: images N; None = all of a folder, 1000 of a model (fewer where captions or images end before).
+        seed: image i is drawn from (seed, i).
+        batch_size: images at once; always that many, the last ones padded.
+        prompts: what image i shows, for text models; None = the captions of the reference's images i.
+        device, dtype, offline: as for `visgen.load`; device None = the CPU, or this process's own one.
+        inception_weights: weights of protocols adm and clean; None = torch hub's cache, then a download.
+        lpips_weights: torchvision's vgg16 state dict, for lpips.
+        lpips_linear: LPIPS v0.1 `vgg.pth`; None weighs all channels by 1.
+    """
+
+    reference: str | None = None
+    protocol: str | None = None
+    metrics: tuple[str, ...] | None = None
+    count: int | None = None
+    seed: int = 0
+    batch_size: int = 32
+    prompts: tuple[str, ...] | None = None
+    device: str | None = None
+    dtype: str | None = None
+    offline: bool = False
+    inception_weights: Path | None = None
+    lpips_weights: Path | None = None
+    lpips_linear: Path | None = None
+
+    @property
+    def reference_name(self) -> str:
+        """The reference asked for, or the default one."""
+        return self.reference or DEFAULT_REFERENCE
+
+    def resolve_protocol(self) -> EvaluationProtocol:
+        """The protocol asked for, or the one that fits the reference."""
+        return get_protocol(self.protocol or ("scenes" if self.reference_name.startswith(SCENES) else "adm"))
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts of a file, `.txt` or `.jsonl`, for `EvaluationOptions.prompts`.
+
+    Raises:
+        InputError: a file that cannot be read, or rows with labels or seeds: image i is drawn from (seed, i).
+    """
+    rows = read_rows(path)
+    for number, row in enumerate(rows):
+        if not isinstance(row.subject, str) or row.seed is not None:
+            raise InputError(
+                f"--prompts {str(path)!r}: row {number} must be a prompt without a label or seed"
+            )
+    return tuple(str(row.subject) for row in rows)

@@ -1,0 +1,145 @@
+"""What an evaluation comes to once the subject is known: metrics and number of images, all of it possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from visgen.errors import InputError
+from visgen.evaluation.metrics import METRICS
+from visgen.evaluation.options import EvaluationOptions
+from visgen.evaluation.protocols import EvaluationProtocol
+from visgen.evaluation.references import SCENES, Reference, StatisticsReference
+from visgen.evaluation.subjects import Subject
+
+DEFAULT_COUNT = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done with one subject: metrics in order, and the number of images."""
+
+    metrics: tuple[str, ...]
+    count: int
+
+    def wants(self, *names: str) -> bool:
+        """Whether one of these metrics is asked for."""
+        return any(name in self.metrics for name in names)
+
+    @property
+    def generated(self) -> bool:
+        """Whether images are generated (or read)."""
+        return any(METRICS[name].generated for name in self.metrics)
+
+    @property
+    def reconstructed(self) -> bool:
+        """Whether the reference's images are reconstructed."""
+        return any(not METRICS[name].generated for name in self.metrics)
+
+    @property
+    def features(self) -> bool:
+        """Whether features are compared with the reference's."""
+        return any(METRICS[name].features for name in self.metrics)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference is looked at."""
+        return any(METRICS[name].features or METRICS[name].real_images for name in self.metrics)
+
+
+def make_plan(
+    options: EvaluationOptions, protocol: EvaluationProtocol, reference: Reference, subject: Subject
+) -> Plan:
+    """Resolve metrics and count for a subject, and refuse what cannot be.
+
+    Raises:
+        InputError: metrics that subject, protocol or reference do not allow, or too many or too few images.
+    """
+    metrics = options.metrics or default_metrics(subject.kind, reference)
+    plan = Plan(metrics, _count(options, reference, metrics, subject))
+    _check_subject(plan, reference, subject, options)
+    for name in metrics:
+        _check_metric(name, plan, protocol, reference, options)
+    return plan
+
+
+def default_metrics(kind: str, reference: Reference) -> tuple[str, ...]:
+    """What is worth knowing of a subject beside a reference."""
+    if kind == "tokenizer":
+        return ("rfid", "psnr", "ssim", "codebook")
+    if isinstance(reference, StatisticsReference):
+        return ("fid",)
+    scenes = kind == "text" and reference.name.startswith(SCENES)
+    return ("fid", "kid", "precision", "recall", *(("adherence",) if scenes else ()))
+
+
+def _count(
+    options: EvaluationOptions, reference: Reference, metrics: tuple[str, ...], subject: Subject
+) -> int:
+    """The number of images asked for, or that there are; refused when it is more than that."""
+    ends = dict(_ends(options, reference, metrics, subject))
+    if options.count is None:
+        most = [] if subject.kind == "folder" else [DEFAULT_COUNT]
+        return min([*ends.values(), *most])
+    for what, end in ends.items():
+        if options.count > end:
+            raise InputError(f"-n {options.count}: {what} {end}; use at most that many")
+    return options.count
+
+
+def _ends(
+    options: EvaluationOptions, reference: Reference, metrics: tuple[str, ...], subject: Subject
+) -> Iterator[tuple[str, int]]:
+    """What ends somewhere: (words, number of images)."""
+    if subject.length is not None:
+        yield f"the images of {subject.name!r} are", subject.length
+    captioned = subject.kind == "text" and any(METRICS[name].generated for name in metrics)
+    if captioned and options.prompts is not None:
+        yield "the prompts of --prompts are", len(options.prompts)
+    paired = any(not METRICS[name].generated for name in metrics)
+    if (paired or (captioned and options.prompts is None)) and reference.length is not None:
+        yield f"the images of --reference {reference.name!r} are", reference.length
+
+
+def _check_subject(plan: Plan, reference: Reference, subject: Subject, options: EvaluationOptions) -> None:
+    kind, name = subject.kind, subject.name
+    if options.prompts is not None and kind != "text":
+        raise InputError(f"--prompts is for models that draw text, which {name!r} does not; leave it out")
+    if kind == "tokenizer" and plan.generated:
+        raise InputError(f"{name!r} only reconstructs; ask for rfid, psnr, ssim, lpips or codebook")
+    if kind == "folder" and plan.reconstructed:
+        raise InputError(f"{name!r} is a folder of images; rfid, psnr, ssim, lpips and codebook need a model")
+    if kind == "class" and plan.needs_reference and reference.name.startswith(SCENES):
+        raise InputError(
+            f"--reference {reference.name!r}: {name!r} draws classes, no scenes; give a folder of images "
+            "or a .npz"
+        )
+    if plan.wants("codebook") and subject.codebook_size is None:
+        raise InputError(f"metric codebook: {name!r} has no codebook; leave it out")
+
+
+def _check_metric(
+    name: str, plan: Plan, protocol: EvaluationProtocol, reference: Reference, options: EvaluationOptions
+) -> None:
+    metric = METRICS[name]
+    if plan.count < metric.minimum:
+        raise InputError(f"-n {plan.count}: metric {name} needs {metric.minimum} images or more")
+    if metric.real_images and isinstance(reference, StatisticsReference):
+        raise InputError(
+            f"metric {name} needs the reference's images; {reference.name!r} holds statistics; give a folder"
+        )
+    if (
+        name in ("kid", "precision", "recall", "rfid", "fid")
+        and (reference.length or plan.count) < metric.minimum
+    ):
+        raise InputError(f"--reference {reference.name!r} has too few images; {name} needs {metric.minimum}")
+    if name == "is" and not protocol.has_logits:
+        raise InputError(
+            f"metric is needs class logits, which protocol {protocol.name} does not have; use adm or clean"
+        )
+    if name == "lpips" and options.lpips_weights is None:
+        raise InputError("metric lpips needs --lpips-weights PATH, torchvision's vgg16 state dict")
+    if name == "adherence":
+        reference.scenes([0])
+        if options.prompts is not None:
+            raise InputError("metric adherence judges the reference's own captions; leave --prompts out")

@@ -1,0 +1,91 @@
+"""Named protocols: everything between an image and a score that has made published numbers disagree.
+
+A protocol stands whole in every result. Numbers under two protocols are never put side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from visgen.errors import UnknownNameError
+from visgen.registry import nearest
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """What a number means.
+
+    Attributes:
+        name: what `--protocol` takes.
+        version: raised whenever a change below would change a number.
+        extractor: feature extractor, a name of `EXTRACTORS`.
+        weights: the extractor's weights, in words.
+        resize: how images reach the extractor's size: "tensorflow1-bilinear", "pillow-bicubic" or "none".
+        rounding: how decoded pixels x in [-1, 1] become the bytes that are scored (those of a PNG).
+        feature_dims: dimensions D of the features.
+        has_logits: whether class logits come with them, as the Inception Score needs.
+        image_size: the only side in pixels it takes; None = any.
+        kid_subsets: random subsets that KID is the mean over.
+        kid_subset_size: images of a subset; half of the images where there are fewer than twice as many.
+        neighbours: k of the k-nearest-neighbour balls of precision and recall.
+        is_splits: parts that the Inception Score is the mean over.
+    """
+
+    name: str
+    version: int
+    extractor: str
+    weights: str
+    resize: str
+    feature_dims: int
+    has_logits: bool
+    image_size: int | None = None
+    rounding: str = "round((clip(x, -1, 1) + 1) / 2 * 255) to uint8"
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    neighbours: int = 3
+    is_splits: int = 10
+
+    @property
+    def label(self) -> str:
+        """Name and version, for tables and messages: "adm v1"."""
+        return f"{self.name} v{self.version}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-ready."""
+        return asdict(self)
+
+
+_INCEPTION: dict[str, Any] = {
+    "extractor": "inception",
+    "weights": "InceptionV3 of 2015-12-05 (TensorFlow), as converted by torch-fidelity",
+    "feature_dims": 2048,
+    "has_logits": True,
+}
+
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    protocol.name: protocol
+    for protocol in (
+        # ADM's and torch-fidelity's: no half-pixel centres, no antialiasing (torchmetrics: antialias=False)
+        EvaluationProtocol("adm", 1, resize="tensorflow1-bilinear", **_INCEPTION),
+        # clean-fid's (arXiv 2104.11222): Pillow bicubic in float, channel by channel, with antialiasing
+        EvaluationProtocol("clean", 1, resize="pillow-bicubic", **_INCEPTION),
+        EvaluationProtocol(
+            "scenes",
+            1,
+            extractor="scenes-checker",
+            weights="scenes-checker, which ships with visgen",
+            resize="none",
+            feature_dims=128,
+            has_logits=False,
+            image_size=64,
+        ),
+    )
+}
+
+
+def get_protocol(name: str) -> EvaluationProtocol:
+    """The protocol of a name; raises `UnknownNameError` listing the nearest ones."""
+    if name not in PROTOCOLS:
+        raise UnknownNameError(f"unknown protocol {name!r}: {nearest(name, list(PROTOCOLS))}")
+    return PROTOCOLS[name]

@@ -1,0 +1,128 @@
+"""From what the passes kept to the entries of a result: values, intervals, details."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from visgen.data.scenes.scene import Scene
+from visgen.evaluation.bootstrap import FID_MAX_DIMS, Interval, mean_interval, resampled_interval
+from visgen.evaluation.distances import inception_score, kid, precision_recall
+from visgen.evaluation.metrics import METRICS
+from visgen.evaluation.passes import Pass
+from visgen.evaluation.plan import Plan
+from visgen.evaluation.protocols import EvaluationProtocol
+from visgen.evaluation.real import RealSide
+from visgen.evaluation.statistics import FeatureStatistics, FeatureSums, frechet_distance
+from visgen.nn.quantizers.codebook import perplexity
+
+Entries = dict[str, dict[str, Any]]
+
+
+def entry(
+    name: str,
+    value: float,
+    count: int,
+    interval: Interval | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One score, JSON-ready."""
+    return {
+        "value": value,
+        "interval": None if interval is None else list(interval),
+        "higher_is_better": METRICS[name].higher_is_better,
+        "count": count,
+        **(details or {}),
+    }
+
+
+def generation_scores(
+    plan: Plan, made: Pass, real: RealSide | None, protocol: EvaluationProtocol, seed: int
+) -> Entries:
+    """FID, KID, Inception Score, precision and recall of generated images, where asked for."""
+    out: Entries = {}
+    if real is not None and plan.wants("fid"):
+        out["fid"] = frechet_entry("fid", made, real, seed)
+    if plan.wants("is"):
+        score = inception_score(made.rows["logits"], protocol, seed)
+        out["is"] = entry("is", score.pop("value"), made.count, details=score)
+    if real is not None and real.features is not None:
+        features = made.rows["features"]
+        if plan.wants("kid"):
+            score = kid(features, real.features, protocol, seed)
+            out["kid"] = entry("kid", score.pop("value"), made.count, details=score)
+        if plan.wants("precision", "recall"):
+            values = precision_recall(features, real.features, protocol)
+            pairs = zip(("precision", "recall"), values, strict=True)
+            out |= {name: entry(name, value, made.count) for name, value in pairs if plan.wants(name)}
+    return out
+
+
+def frechet_entry(name: str, made: Pass, real: RealSide, seed: int) -> dict[str, Any]:
+    """FID or rFID; with an interval over resampled images where there are rows of few dimensions."""
+    if real.statistics is None:
+        raise RuntimeError("the reference was seen without an extractor")
+    reference: FeatureStatistics = real.statistics
+    value = frechet_distance((made.sums["even"] + made.sums["odd"]).statistics(), reference)
+
+    def distance(rows: np.ndarray) -> float:
+        return frechet_distance(FeatureSums.of_array(rows).statistics(), reference)
+
+    rows = made.rows.get("features")
+    interval = None
+    if rows is not None and rows.shape[1] <= FID_MAX_DIMS:
+        low, high = resampled_interval(value, rows.double().numpy(), distance, seed)
+        interval = max(0.0, low), high
+    return entry(name, value, made.count, interval)
+
+
+def reconstruction_scores(plan: Plan, pairs: Pass, real: RealSide | None, seed: int) -> Entries:
+    """rFID, PSNR, SSIM, LPIPS and codebook use of reconstructions, where asked for."""
+    out: Entries = {}
+    if real is not None and plan.wants("rfid"):
+        out["rfid"] = frechet_entry("rfid", pairs, real, seed)
+    for name in ("psnr", "ssim", "lpips"):
+        if plan.wants(name):
+            values = pairs.rows[name].double().numpy()
+            out[name] = entry(name, float(values.mean()), pairs.count, mean_interval(values, seed))
+    if plan.wants("codebook"):
+        out["codebook"] = codebook_entry(pairs.sums["codes"], pairs.count)
+    return out
+
+
+def codebook_entry(counts: Tensor, images: int) -> dict[str, Any]:
+    """Fraction of the codes that occur at all, and how evenly they do (perplexity)."""
+    used = int((counts > 0).sum())
+    details = {"used": used, "size": len(counts), "perplexity": float(perplexity(counts.double()))}
+    return entry("codebook", used / len(counts), images, details=details)
+
+
+def beside_fid(entries: Entries, real: RealSide | None) -> None:
+    """Put what bounds a FID into its entry: the tokenizer's (rFID), and that of real images to real."""
+    if real is None or not {"fid", "rfid"} <= entries.keys():
+        return
+    entries["fid"]["beside"] = {
+        "reconstruction": entries["rfid"]["value"],
+        "real": real.floor,
+        "real_counts": None if real.floor_counts is None else list(real.floor_counts),
+    }
+
+
+def adherence_entry(images: Mapping[str, Tensor], scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Prompt adherence of images["generated"], with that of the other images beside it as ceilings.
+
+    Args:
+        images: "generated", "real" and perhaps "reconstruction": uint8 (N, 3, 64, 64).
+        scenes: what was asked.
+    """
+    from visgen.evaluation.scenes.adherence import evaluate_adherence
+
+    found = {name: evaluate_adherence(pictures, scenes).to_dict() for name, pictures in images.items()}
+    shares = found.pop("generated")
+    overall = shares["overall"]
+    low, high = overall["interval"]
+    details = {"shares": shares, "ceilings": found}
+    return entry("adherence", overall["value"], len(scenes), (low, high), details)

@@ -1,0 +1,77 @@
+"""What all subjects of one evaluation share: protocol, reference, extractor, processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TypeVar
+
+from visgen.evaluation.extractors import ExtractorOptions, FeatureExtractor, load_extractor
+from visgen.evaluation.metrics import ROW_METRICS
+from visgen.evaluation.options import EvaluationOptions
+from visgen.evaluation.pairs import Lpips
+from visgen.evaluation.plan import Plan
+from visgen.evaluation.real import RealSide, RealWants, look_at_reference, read_statistics
+from visgen.evaluation.references import StatisticsReference, open_reference
+from visgen.processes import Processes
+
+Loaded = TypeVar("Loaded")
+
+
+class Setting:
+    """Loads what is needed when it is first needed, and sees a reference only once.
+
+    Args:
+        options: what is asked for.
+        processes: whom to share the work with.
+    """
+
+    def __init__(self, options: EvaluationOptions, processes: Processes) -> None:
+        self.options, self.processes = options, processes
+        self.protocol = options.resolve_protocol()
+        self.reference = open_reference(options.reference_name)
+        own = str(processes.device) if processes.count > 1 else None
+        self.device = options.device or own
+        self._seen: dict[tuple, RealSide] = {}
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The protocol's feature extractor; raises `InputError` when its weights are nowhere."""
+        options = ExtractorOptions(self.device or "cpu", self.options.inception_weights, self.options.offline)
+        return first_on_main(self.processes, lambda: load_extractor(self.protocol, options))
+
+    @cached_property
+    def lpips(self) -> Lpips:
+        """LPIPS with the weights of the options; raises `InputError` when they do not fit."""
+        return Lpips(self.options.lpips_weights, self.options.lpips_linear, self.device or "cpu")
+
+    def real(self, plan: Plan, size: int) -> RealSide | None:
+        """The reference's side for images of `size` pixels; None when no metric looks at it."""
+        if not plan.needs_reference:
+            return None
+        if isinstance(self.reference, StatisticsReference):
+            return read_statistics(self.reference, self.protocol, self.extractor.weights_sha256)
+        wants = RealWants(plan.wants(*ROW_METRICS), plan.wants("fid") and plan.wants("rfid"))
+        key = (plan.count, size, plan.features, wants)
+        if key not in self._seen:
+            self._seen[key] = look_at_reference(
+                self.reference,
+                plan.count,
+                size,
+                self.extractor if plan.features else None,
+                wants,
+                self.processes,
+                self.options.batch_size,
+            )
+        return self._seen[key]
+
+
+def first_on_main(processes: Processes, load: Callable[[], Loaded]) -> Loaded:
+    """`load` on the first process, then on the others: what one downloads, the others find."""
+    if not processes.is_main:
+        processes.wait()
+        return load()
+    try:
+        return load()
+    finally:
+        processes.wait()

@@ -1,0 +1,164 @@
+"""What is judged: a model that draws and reconstructs, or a folder of images made elsewhere. All by index."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import visgen
+from visgen.checkpoints.catalogue import CATALOGUE
+from visgen.data.images import read_image
+from visgen.data.listing import list_images
+from visgen.errors import InputError
+from visgen.pipelines.assets import shipped_models
+from visgen.pipelines.fingerprint import weights_digest
+from visgen.pipelines.model_index import INDEX_NAME
+from visgen.pipelines.official import find_official
+from visgen.pipelines.reconstruct import ReconstructPipeline
+
+Captions = Callable[[Sequence[int]], Sequence[str]]
+
+
+class Subject(ABC):
+    """Images to judge.
+
+    Attributes:
+        name: as it was given.
+        kind: "text", "class", "tokenizer" (it only reconstructs) or "folder".
+        image_size: side in pixels of its images.
+        length: number of images; None where they never end.
+        device, dtype: where and how they are computed; "" for files.
+        checkpoint_sha256: digest of the model; None for a folder.
+        sampling: resolved sampling options; None where nothing is sampled.
+    """
+
+    name: str
+    kind: str
+    image_size: int
+    length: int | None = None
+    device: str = ""
+    dtype: str = ""
+    checkpoint_sha256: str | None = None
+    sampling: dict[str, Any] | None = None
+
+    @abstractmethod
+    def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
+        """uint8 images (B, 3, H, W); image i is drawn from (seed, i), whatever its batch."""
+
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 images through the tokenizer and back, and their token ids (None if continuous).
+
+        Raises:
+            InputError: there is no tokenizer.
+        """
+        raise InputError(f"{self.name!r} is a folder of images; reconstruction metrics need a model")
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Number of codes; None without a codebook."""
+        return None
+
+
+class ModelSubject(Subject):
+    """Whatever `visgen.load` gives.
+
+    Args:
+        name: it was loaded by.
+        pipe: the pipeline.
+        batch_size: images generated at once.
+    """
+
+    def __init__(self, name: str, pipe: Any, batch_size: int) -> None:
+        pipe.set_progress_bar_config(disable=True)
+        kinds = {"TextToImagePipeline": "text", "ClassToImagePipeline": "class"}
+        self.name, self.kind = name, kinds.get(type(pipe).__name__, "tokenizer")
+        self.image_size = pipe.tokenizer.pixel_size
+        self.device, self.dtype = str(pipe._execution_device), str(pipe.dtype).removeprefix("torch.")
+        self.checkpoint_sha256 = weights_digest(pipe)
+        self._pipe, self._batch_size = pipe, batch_size
+        self._reconstruct = ReconstructPipeline.from_pipe(pipe)
+
+    def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
+        """Images of the captions of these indices, or of the classes i mod their number."""
+        if self.kind == "tokenizer":
+            raise InputError(f"{self.name!r} only reconstructs; ask for rfid, psnr, ssim, lpips or codebook")
+        classes = self.kind == "class"
+        shown = [i % self._pipe.num_classes for i in indices] if classes else list(captions(indices))
+        # One shape whatever the count and the processes: rounding depends on it, and about one image in 500 with
+        # it even in float32.
+        made = self._pipe(
+            shown, seed=seed, ordinals=list(indices), batch_size=self._batch_size, fixed_batch=True
+        )
+        self.sampling = made.settings["sampling"]
+        return stack(made.images)
+
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokenizer's images, (B, 3, s, s), and their ids."""
+        made = self._reconstruct(list(images))
+        return stack(made.images), made.tokens.ids
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Number of codes; None for continuous tokens."""
+        codebook = self._pipe.tokenizer.codebook
+        return None if codebook is None else len(codebook)
+
+
+class FolderSubject(Subject):
+    """The images below a folder in the order of their sorted paths, all squares of one size, unchanged."""
+
+    kind = "folder"
+
+    def __init__(self, name: str) -> None:
+        self.name, self._root = name, Path(name)
+        self._files = list_images(self._root)
+        self.length = len(self._files)
+        self.image_size = read_image(self._root / self._files[0]).width
+
+    def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
+        """The files of these indices."""
+        return stack([self._read(self._files[i]) for i in indices])
+
+    def _read(self, file: str) -> Image.Image:
+        picture, size = read_image(self._root / file), self.image_size
+        if picture.size != (size, size):
+            width, height = picture.size
+            raise InputError(
+                f"image {file!r} in {self.name!r} is {width}×{height}; all must be squares of one size, and "
+                f"the first is {size} wide"
+            )
+        return picture
+
+
+def stack(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pillow images of one size as uint8 (B, 3, H, W)."""
+    return torch.from_numpy(np.stack([np.asarray(one) for one in pictures])).permute(0, 3, 1, 2).contiguous()
+
+
+def is_image_folder(name: str) -> bool:
+    """Whether a name is a folder and no model."""
+    path = Path(name)
+    if name in shipped_models() or name in CATALOGUE or not path.is_dir() or (path / INDEX_NAME).is_file():
+        return False
+    return find_official(path) is None
+
+
+def open_subject(
+    name: str, batch_size: int, dtype: str | None = None, device: str | None = None, offline: bool = False
+) -> Subject:
+    """The subject of a name: a model as for `visgen.load`, or a folder of images.
+
+    Raises:
+        InputError: neither.
+    """
+    if is_image_folder(name):
+        return FolderSubject(name)
+    pipe = visgen.load(name, dtype=dtype, device=device, local_files_only=offline)
+    return ModelSubject(name, pipe, batch_size)

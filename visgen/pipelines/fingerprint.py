@@ -1,0 +1,42 @@
+"""One short text that changes when anything a pipeline computes with changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def weights_digest(pipe: Any) -> str:
+    """SHA-256 (hex) over the configurations, weights (as loaded, dtype included) and words of all components.
+
+    Takes about a second per GB. The name or place of the model does not matter.
+    """
+    digest = hashlib.sha256()
+    for slot, component in sorted(pipe.components.items()):
+        about = _config(component) if isinstance(component, nn.Module) else _words(component)
+        digest.update(
+            json.dumps([slot, type(component).__name__, about], sort_keys=True, default=str).encode()
+        )
+        if isinstance(component, nn.Module):
+            for name, tensor in sorted(component.state_dict().items()):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _config(module: nn.Module) -> dict[str, Any]:
+    config = dict(getattr(module, "config", {}))
+    return {name: value for name, value in config.items() if not name.startswith("_")}  # paths, versions
+
+
+def _words(text: Any) -> list[Any]:
+    """What a text component turns prompts into ids or features with."""
+    return [] if text is None else [text.length, text.known_words(), getattr(text, "encoder", None)]
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
