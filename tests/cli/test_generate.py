@@ -13,6 +13,9 @@ from typer.testing import Result
 import visgen
 from tests.cli.conftest import SIZE, STEPS, StubPipeline
 from visgen.data.images import read_png_metadata
+from visgen.pipelines import folder as folder_module
+from visgen.pipelines.folder import FolderResult
+from visgen.pipelines.rows import Row
 
 Run = Callable[..., Result]
 
@@ -160,3 +163,98 @@ def test_info_of_a_bare_picture(run: Run, tmp_path: Path) -> None:
     result = run("info", "bare.png")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no metadata" in result.stderr
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """The calls of `generate_folder`, which does nothing but count."""
+    calls: list[dict[str, object]] = []
+
+    def record(pipe: object, rows: list[Row], folder: Path, **options: object) -> FolderResult:
+        options.pop("on_progress")(1, 6)  # type: ignore[operator]
+        calls.append({"rows": rows, "folder": folder, **options})
+        return FolderResult(folder, total=6, made=5, seed=7)
+
+    monkeypatch.setattr(folder_module, "generate_folder", record)
+    return calls
+
+
+def test_a_file_of_prompts_goes_into_a_folder(
+    run: Run, stub: StubPipeline, tmp_path: Path, batches: list[dict[str, object]]
+) -> None:
+    (tmp_path / "p.txt").write_text("a red circle\n\na star\n")
+    result = run("generate", "--prompts", "p.txt", "-o", "out")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "out: 6 images, 5 of them new, seed 7\n"
+    assert stub.loaded == ("scenes-var", {"task": "text-to-image"})
+    assert batches == [{"rows": [Row("a red circle"), Row("a star")], "folder": Path("out"), "num_images": 1}]
+
+
+def test_options_reach_a_batch(
+    run: Run, stub: StubPipeline, tmp_path: Path, batches: list[dict[str, object]]
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "seed": 4}')
+    words = ["--seed", 0, "--negative", "blue", "--top-k", "none", "--guidance-scale", 2, "--batch-size", 3]
+    run("generate", "--prompts", "p.jsonl", "-n", 2, "-o", "out", "-m", "other", "--dtype", "bf16", *words)
+    assert stub.loaded == ("other", {"task": "text-to-image", "dtype": "bf16"})
+    assert batches[0] == {
+        "rows": [Row("a", 4)],
+        "folder": Path("out"),
+        "num_images": 2,
+        "seed": 0,
+        "negative_prompt": "blue",
+        "top_k": None,
+        "guidance_scale": 2.0,
+        "batch_size": 3,
+    }
+
+
+def test_a_file_of_labels_loads_a_class_model(
+    run: Run, stub: StubPipeline, tmp_path: Path, batches: list[dict[str, object]]
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"label": 3}')
+    assert run("generate", "--prompts", "p.jsonl", "-o", "out").exit_code == 0
+    assert stub.loaded[1]["task"] == "class-to-image"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a star", "-o", "out"], "--prompts and a prompt"),
+        (["--label", "3", "-o", "out"], "--prompts and --label"),
+        (["--grid", "-o", "out"], "--prompts and --grid"),
+        (["--progressive", "-o", "out"], "--prompts and --progressive"),
+        ([], "--prompts needs a folder: -o DIR"),
+        (["-o", "out.png"], "--prompts needs a folder: -o DIR, not 'out.png'"),
+        (["-o", "out.jpg"], "-o out.jpg: pictures are written as PNG"),
+        (["-o", "out", "--prompts", "missing.txt"], "'missing.txt' does not exist"),
+        (["-o", "out", "--prompts", "bad.jsonl"], "bad.jsonl, line 2: unknown key 'x'"),
+        (["-o", "out", "--prompts", "."], "must end in .txt"),
+        (["-o", "out", "--temperature", "0"], "temperature=0"),
+    ],
+)
+def test_a_batch_is_refused_in_one_line(
+    run: Run, stub: StubPipeline, tmp_path: Path, words: list[str], told: str
+) -> None:
+    (tmp_path / "p.txt").write_text("a red circle")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "x": 1}')
+    result = run("generate", "--prompts", "p.txt", *words)
+    assert result.exit_code == 2
+    assert told in result.stderr and len(result.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "p.txt"]
+
+
+def test_an_interrupted_batch_says_how_to_go_on(
+    run: Run, stub: StubPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder_module, "generate_folder", interrupted)
+    (tmp_path / "p.txt").write_text("a red circle")
+    result = run("generate", "--prompts", "p.txt", "-o", "out")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == [
+        "visgen: the same command goes on where it stopped, in out",
+        "visgen: interrupted",
+    ]

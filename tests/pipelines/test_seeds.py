@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.pipelines.conftest import same
 from visgen.errors import InputError
 from visgen.pipelines.seeds import image_seeds
 
@@ -32,6 +33,31 @@ def test_a_generator_per_image_is_independent_of_the_others():
     assert image_seeds(["a", "b"], generator=generators)[1] == alone[0]
 
 
+def test_given_ordinals_replace_the_count():
+    assert image_seeds(["a", "a", "b"], 3, ordinals=range(4, 7)) == [(3, 4), (3, 5), (3, 6)]
+    assert image_seeds(["a", "a"], [1, 2], ordinals=[9, 0]) == [(1, 9), (2, 0)]
+
+
+def test_images_of_a_text_call_follow_their_ordinals(text_pipe):
+    whole = text_pipe("a red circle", num_images_per_prompt=4, seed=3)
+    part = text_pipe(["a red circle"] * 2, seed=3, ordinals=[3, 1])
+    assert same(part.images, [whole.images[3], whole.images[1]])
+    assert part.seeds == [(3, 3), (3, 1)]
+
+
+def test_images_of_a_class_call_follow_their_ordinals(class_pipe):
+    whole = class_pipe(2, num_images_per_prompt=4, seed=3)
+    part = class_pipe(2, num_images_per_prompt=2, seed=3, ordinals=(3, 1))
+    assert same(part.images, [whole.images[3], whole.images[1]])
+
+
+def test_random_classes_follow_their_ordinals(class_pipe):
+    whole = class_pipe(num_images_per_prompt=6, seed=3, ordinals=range(6))
+    part = class_pipe(num_images_per_prompt=2, seed=3, ordinals=[5, 2])
+    assert part.labels == [whole.labels[5], whole.labels[2]] and len(set(whole.labels)) > 1
+    assert same(part.images, [whole.images[5], whole.images[2]])
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -42,6 +68,12 @@ def test_a_generator_per_image_is_independent_of_the_others():
         ({"seed": 1.5}, "seed=1.5"),
         ({"generator": 4}, "generator=4"),
         ({"generator": [torch.Generator()]}, "list of 1 for 2"),
+        ({"ordinals": [0]}, "ordinals is a list of 1 for 2"),
+        ({"ordinals": 4}, "ordinals=4"),
+        ({"ordinals": "01"}, "ordinals='01'"),
+        ({"ordinals": [0, -1]}, "ordinals hold -1"),
+        ({"ordinals": [0, 1.5]}, "ordinals hold 1.5"),
+        ({"ordinals": [True, 0]}, "ordinals hold True"),
     ],
 )
 def test_bad_seeds(options, told):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from visgen.cli.console import note, say
 from visgen.cli.options import (
     DEFAULT_MODEL,
     Count,
@@ -23,16 +25,26 @@ from visgen.cli.options import (
     TopK,
     TopP,
     given,
+    given_sampling,
     open_model,
 )
-from visgen.cli.outputs import picture_paths
+from visgen.cli.outputs import is_picture, picture_paths
 from visgen.cli.pictures import Steps, save_pictures
-from visgen.errors import InputError
+from visgen.cli.progress import image_bar
+from visgen.errors import InputError, shown
 
 
 def generate(
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT…", help="What to draw.", show_default=False)
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="A .txt or .jsonl, a prompt per line, drawn into the folder -o; goes on where it stopped.",
+        ),
     ] = None,
     model: Model = DEFAULT_MODEL,
     count: Count = 1,
@@ -49,8 +61,18 @@ def generate(
     output: Output = None,
     grid: Annotated[bool, typer.Option("--grid", help="One picture with all images side by side.")] = False,
     progressive: Progressive = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Images computed at once: 16, or less memory.")
+    ] = None,
 ) -> None:
     """Draw what prompts say, or classes: visgen generate "a red circle above a blue square"."""
+    sampling = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+    options = given(negative_prompt=negative, seed=seed, batch_size=batch_size) | given_sampling(**sampling)
+    if prompts_file is not None:
+        others = {"a prompt": prompts, "--label": labels, "--grid": grid, "--progressive": progressive}
+        folder = _batch_folder(output, [name for name, value in others.items() if value])
+        loading = {"dtype": dtype, "device": device, "offline": offline}
+        return _draw_file(prompts_file, folder, model, loading, num_images=count, **options)
     _check_rows(prompts, labels, negative)
     rows: list = prompts or labels or []
     name = " ".join(["class", *map(str, labels)]) if labels else str(rows[0])
@@ -61,8 +83,7 @@ def generate(
         rows,
         num_images_per_prompt=count,
         callback_on_step_end=steps,
-        **given(negative_prompt=negative, seed=seed, guidance_scale=guidance_scale),
-        **given(top_k=top_k, top_p=top_p, temperature=temperature),
+        **options,
     )
     images = steps.strips(len(result)) if steps else result.images
     columns = 1 if progressive else count if len(rows) > 1 and count > 1 else None
@@ -76,3 +97,31 @@ def _check_rows(prompts: list[str] | None, labels: list[int] | None, negative: s
         raise InputError('nothing to draw: give a prompt ("a red circle"), or --label for a class model')
     if labels and negative is not None:
         raise InputError(f"--negative {negative!r} is for prompts; classes have none")
+
+
+def _batch_folder(output: Path | None, others: list[str]) -> Path:
+    if others:
+        raise InputError(f"--prompts and {others[0]}: a file of prompts is drawn alone, one picture each")
+    if output is None or is_picture(output):
+        raise InputError(
+            f"--prompts needs a folder: -o DIR{'' if output is None else f', not {shown(str(output))}'}"
+        )
+    return output
+
+
+def _draw_file(prompts: Path, folder: Path, model: str, loading: dict[str, Any], **options: Any) -> None:
+    """Draw the rows of a file into a folder, with a bar of its own instead of one per batch."""
+    from visgen.pipelines.folder import generate_folder
+    from visgen.pipelines.rows import read_rows
+
+    rows = read_rows(prompts)
+    pipe = open_model(model, "class-to-image" if rows[0].kind == "label" else "text-to-image", **loading)
+    pipe.set_progress_bar_config(disable=True)
+
+    try:
+        with image_bar() as show:
+            result = generate_folder(pipe, rows, folder, on_progress=show, **options)
+    except KeyboardInterrupt:
+        note(f"the same command goes on where it stopped, in {folder}")
+        raise
+    say(f"{folder}: {result.total} images, {result.made} of them new, seed {result.seed}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visgen.errors import InputError
@@ -57,6 +57,7 @@ class ClassToImagePipeline(ImagePipeline):
         num_images_per_prompt: int = 1,
         seed: Seed = None,
         generator: Generators = None,
+        ordinals: Sequence[int] | None = None,
         guidance_scale: float | Default = DEFAULT,
         guidance_schedule: str | Default = DEFAULT,
         temperature: float | Default = DEFAULT,
@@ -75,6 +76,8 @@ class ClassToImagePipeline(ImagePipeline):
             num_images_per_prompt: images of each label (of None: images in all).
             seed: an integer, one per image, or None for a fresh one (reported in the output).
             generator: a torch generator to draw the seeds from, or one per image; instead of `seed`.
+            ordinals: image i is drawn from (its seed, ordinals[i]), one per image, 0 or more; None counts the
+                images of each label.
             guidance_scale: 1 = off; higher follows the class more closely.
             guidance_schedule: "constant", or "linear" from 1 at the first step.
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
@@ -98,7 +101,7 @@ class ClassToImagePipeline(ImagePipeline):
             smooth=smooth,
         )
         count = positive("num_images_per_prompt", num_images_per_prompt)
-        labels, seeds = self._labels_and_seeds(label, count, seed, generator)
+        labels, seeds = self._labels_and_seeds(label, count, seed, generator, ordinals)
         job = Job(
             condition=class_condition(labels),
             seeds=seeds,
@@ -112,13 +115,17 @@ class ClassToImagePipeline(ImagePipeline):
         return ImageOutput(images, tokens, labels=labels, seeds=list(seeds), settings=self._settings(options))
 
     def _labels_and_seeds(
-        self, label: Labels, count: int, seed: Seed, generator: Generators
+        self,
+        label: Labels,
+        count: int,
+        seed: Seed,
+        generator: Generators,
+        ordinals: Sequence[int] | None,
     ) -> tuple[list[int], list[ImageSeed]]:
         if label is not None:
             labels = repeat_each(as_labels(label, self.num_classes), count)
-            return labels, image_seeds(labels, seed, generator)
-        drawn = image_seeds([None] * count, seed, generator)
+            return labels, image_seeds(labels, seed, generator, ordinals)
+        drawn = image_seeds([None] * count, seed, generator, ordinals)
         labels = random_labels(drawn, self.num_classes)
-        return labels, image_seeds(
-            labels, [seed for seed, _ in drawn]
-        )  # as if these labels had been asked for
+        seeds = [one for one, _ in drawn]
+        return labels, image_seeds(labels, seeds, ordinals=ordinals)  # as if these labels had been asked for

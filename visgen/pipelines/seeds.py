@@ -16,10 +16,15 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 ImageSeed = tuple[int, int]
 
 FRESH_SEEDS = 2**32  # fresh seeds stay short enough to type
+BAD_SEED = "seed={!r} must be an integer, a list of integers, or None for a fresh one"
+BAD_ORDINAL = "ordinals hold {!r}; each must be an integer of 0 or more"
 
 
 def image_seeds(
-    subjects: Sequence[Hashable], seed: Seed = None, generator: Generators = None
+    subjects: Sequence[Hashable],
+    seed: Seed = None,
+    generator: Generators = None,
+    ordinals: Sequence[int] | None = None,
 ) -> list[ImageSeed]:
     """(seed, ordinal) of each image; the ordinal counts the images of one subject and seed in this call.
 
@@ -27,11 +32,15 @@ def image_seeds(
         subjects: what each image shows (its prompt, its label); images of equal subjects are numbered 0, 1, …
         seed: None = a fresh one, an int for all images, or one per image.
         generator: a torch generator that the seeds are drawn from in order, or one per image.
+        ordinals: one per image, used instead of counting: for an image that is part of a larger whole.
 
     Raises:
-        InputError: both are given, a list of another length, or something else than integers and generators.
+        InputError: seed and generator are both given, a list of another length, something else than integers
+            and generators, or a negative ordinal.
     """
     seeds = _seeds(len(subjects), seed, generator)
+    if ordinals is not None:
+        return list(zip(seeds, _ordinals(ordinals, len(subjects)), strict=True))
     counts: Counter[tuple[Hashable, int]] = Counter()
     out = []
     for key in zip(subjects, seeds, strict=True):
@@ -62,6 +71,17 @@ def _drawn(count: int, generator: torch.Generator | Sequence[torch.Generator]) -
     return [int(torch.randint(2**62, (), generator=one, device=one.device)) for one in generators]
 
 
+def _ordinals(ordinals: Sequence[int], count: int) -> list[int]:
+    if not isinstance(ordinals, Sequence) or isinstance(ordinals, (str, bytes)):
+        raise InputError(f"ordinals={ordinals!r} must be a list of integers, one per image, or None")
+    if len(ordinals) != count:
+        raise InputError(f"ordinals is a list of {len(ordinals)} for {count} images; give one per image")
+    values = [_integer(one, BAD_ORDINAL) for one in ordinals]
+    if min(values, default=0) < 0:
+        raise InputError(BAD_ORDINAL.format(min(values)))
+    return values
+
+
 def _one_each(name: str, values: list, count: int) -> list:
     if len(values) != count:
         raise InputError(
@@ -70,12 +90,10 @@ def _one_each(name: str, values: list, count: int) -> list:
     return values
 
 
-def _integer(seed: object) -> int:
+def _integer(value: object, problem: str = BAD_SEED) -> int:
     try:
-        if isinstance(seed, bool):
+        if isinstance(value, bool):
             raise TypeError
-        return operator.index(seed)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise InputError(
-            f"seed={seed!r} must be an integer, a list of integers, or None for a fresh one"
-        ) from None
+        raise InputError(problem.format(value)) from None

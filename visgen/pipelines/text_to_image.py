@@ -52,6 +52,7 @@ class TextToImagePipeline(ImagePipeline):
         num_images_per_prompt: int = 1,
         seed: Seed = None,
         generator: Generators = None,
+        ordinals: Sequence[int] | None = None,
         guidance_scale: float | Default = DEFAULT,
         guidance_schedule: str | Default = DEFAULT,
         temperature: float | Default = DEFAULT,
@@ -71,6 +72,8 @@ class TextToImagePipeline(ImagePipeline):
             num_images_per_prompt: images of a prompt stand together in the output.
             seed: an integer, one per image, or None for a fresh one (reported in the output).
             generator: a torch generator to draw the seeds from, or one per image; instead of `seed`.
+            ordinals: image i is drawn from (its seed, ordinals[i]), one per image, 0 or more; None counts the
+                images of each prompt.
             guidance_scale: 1 = off; higher follows the prompt more closely.
             guidance_schedule: "constant", or "linear" from 1 at the first step.
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
@@ -100,7 +103,7 @@ class TextToImagePipeline(ImagePipeline):
             repeat_each(prompts, count),
             None if negatives is None else repeat_each(negatives, count),
         )
-        seeds = image_seeds(prompts, seed, generator)
+        seeds = image_seeds(prompts, seed, generator, ordinals)
         job = Job(
             condition=text_condition(self.text, prompts, negatives, self._execution_device),
             seeds=seeds,
