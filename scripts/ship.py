@@ -1,7 +1,8 @@
-"""Put a trained pipeline into `visgen/assets`: float16 weights, and what the training runs logged.
+"""Put a trained pipeline, or the checker, into `visgen/assets`: float16 weights, and what the runs logged.
 
     python scripts/ship.py runs/scenes-var/model scenes-var \\
         --run runs/scenes-var-tokenizer --run runs/scenes-var
+    python scripts/ship.py runs/scenes-checker/model scenes-checker --run runs/scenes-checker
 
 The model card (README.md of the folder) is written by hand, with the scores and the commands that gave them.
 """
@@ -17,19 +18,17 @@ import typer
 
 ASSETS = Path(__file__).parents[1] / "visgen/assets"
 LIMIT = 8 * 2**20  # bytes of one model
-KEPT = ("recipe", "steps", "samples", "seconds", "versions", "machine", "summary", "final", "curve")
+KEPT = ("recipe", "steps", "samples", "seconds", "versions", "machine", "summary", "final", "evaluations")
 
 
 def main(
-    source: Annotated[Path, typer.Argument(help="Pipeline folder that `visgen train` wrote.")],
+    source: Annotated[Path, typer.Argument(help="Model folder that `visgen train` wrote.")],
     name: Annotated[str, typer.Argument(help="Name of the shipped model.")],
     run: Annotated[list[Path], typer.Option(help="Output folder of a training run, in order.")],
 ) -> None:
     """Write visgen/assets/NAME."""
-    import visgen
-
     folder = ASSETS / name
-    visgen.load(source).save_pretrained(folder, dtype=torch.float16)
+    _load(source).save_pretrained(folder, dtype=torch.float16)
     (folder / "training.json").write_text(json.dumps([_summary(path) for path in run], indent=1) + "\n")
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -38,12 +37,20 @@ def main(
     raise typer.Exit(size > LIMIT)
 
 
+def _load(source: Path) -> Any:
+    import visgen
+    from visgen.evaluation.scenes.checker import SceneChecker
+
+    is_pipeline = (source / "model_index.json").is_file()
+    return visgen.load(source) if is_pipeline else SceneChecker.from_pretrained(source)
+
+
 def _summary(run: Path) -> dict[str, Any]:
     """What a training log says, its loss curve thinned to 40 points."""
     log = json.loads((run / "training_log.json").read_text())
     curve = log["curve"]
     thinned = curve[:: max(1, len(curve) // 40)]
-    return {key: log[key] for key in KEPT} | {"curve": thinned}
+    return {key: log[key] for key in KEPT if key in log} | {"curve": thinned}
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 
 SCHEMA = 1  # of the on-disk token shard
 
@@ -71,7 +72,10 @@ def _layout_from_json(text: str) -> Layout:
     data = json.loads(text)
     kind = data.pop("kind")
     if kind == "scales":
-        return Scales(tuple((int(h), int(w)) for h, w in data["sizes"]))
+        data = {"sizes": tuple((int(h), int(w)) for h, w in data["sizes"])}
+    sides = [side for size in data.get("sizes", [data.values()]) for side in size]
+    if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError("its sides are no positive integers")
     return _LAYOUTS[kind](**data)
 
 
@@ -86,7 +90,7 @@ class ImageTokens:
         layout: where the L positions stand in the image.
 
     Raises:
-        InputError: not exactly one of ids and latents, or lengths that disagree.
+        InputError: not exactly one of ids and latents, other types or dimensions, or lengths that disagree.
     """
 
     layout: Layout
@@ -97,12 +101,22 @@ class ImageTokens:
     def __post_init__(self) -> None:
         if (self.ids is None) == (self.latents is None):
             raise InputError("ImageTokens needs exactly one of ids and latents")
+        self._check_types()
         if self.values.shape[1] != self.layout.length:
             raise InputError(
                 f"{self.values.shape[1]} tokens do not fit the layout {self.layout} of {self.layout.length}"
             )
         if self.mask is not None and self.mask.shape != self.values.shape[:2]:
             raise InputError(f"mask of shape {tuple(self.mask.shape)} must be {tuple(self.values.shape[:2])}")
+
+    def _check_types(self) -> None:
+        values, kind = self.values, "ids" if self.latents is None else "latents"
+        good = values.dtype == torch.int64 if kind == "ids" else values.is_floating_point()
+        if not good or values.ndim not in ((2, 3) if kind == "ids" else (3,)):
+            wanted = "int64 (B, L) or (B, L, K)" if kind == "ids" else "floats (B, L, D)"
+            raise InputError(f"{kind} are {values.dtype} of shape {tuple(values.shape)}; give {wanted}")
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            raise InputError(f"mask is {self.mask.dtype}; give bool, True = present")
 
     @property
     def values(self) -> Tensor:
@@ -170,9 +184,27 @@ class ImageTokens:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> ImageTokens:
-        """Read a shard back; raises `InputError` on another schema version."""
+        """Read a shard back; raises `InputError` on another schema version, or what is no shard."""
+        if surplus := sorted(state.keys() - {"header", "ids", "latents", "mask"}):
+            raise InputError(
+                f"token shard holds {surplus[0]!r}; only header, ids, latents and mask are known"
+            )
+        schema, layout = _read_header(state)
+        if schema != SCHEMA:
+            raise InputError(f"token shard of schema {schema!r}: this version reads schema {SCHEMA}")
+        try:
+            stands = _layout_from_json(layout)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(f"token shard of layout {shown(layout)} cannot be read ({error!r})") from error
+        return cls(stands, **{name: state.get(name) for name in ("ids", "latents", "mask")})
+
+
+def _read_header(state: dict[str, Tensor]) -> tuple[Any, Any]:
+    """Schema and layout of a shard."""
+    try:
         header = json.loads(bytes(state["header"].tolist()))
-        if header["schema"] != SCHEMA:
-            raise InputError(f"token shard of schema {header['schema']}: this version reads schema {SCHEMA}")
-        tensors = {name: state.get(name) for name in ("ids", "latents", "mask")}
-        return cls(_layout_from_json(header["layout"]), **tensors)
+        return header["schema"], header["layout"]
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"token shard has no readable header ({error!r}); give one that ImageTokens.state_dict made"
+        ) from error

@@ -40,6 +40,11 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         quant_conv_kernel: kernel of the convolutions around the quantizer.
         normalize_latents: scale latents to unit RMS over channels, which keeps codes and latents together
             early on.
+        decoder_sizes: what of ch, ch_mult, num_res_blocks and patch_size differs in the decoder; None =
+            nothing.
+
+    Raises:
+        InputError: decoder sizes that know another key, or do not enlarge as much as the encoder reduces.
     """
 
     @register_to_config
@@ -62,9 +67,13 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         beta: float = 0.25,
         quant_conv_kernel: int = 3,
         normalize_latents: bool = False,
+        decoder_sizes: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._init_tuples()
+        _check_sizes(
+            scales=scales, ch_mult=ch_mult, codebook_size=codebook_size, ch=ch, patch_size=patch_size
+        )
         cnn: dict[str, Any] = {
             "ch": ch,
             "ch_mult": tuple(ch_mult),
@@ -75,7 +84,8 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
             "patch_size": patch_size,
         }
         self.encoder = ConvEncoder(in_channels=in_channels, out_channels=latent_channels, **cnn)
-        self.decoder = ConvDecoder(in_channels=latent_channels, out_channels=in_channels, **cnn)
+        own = _decoder_sizes(decoder_sizes or {}, self.downsampling)
+        self.decoder = ConvDecoder(in_channels=latent_channels, out_channels=in_channels, **cnn | own)
         padding = quant_conv_kernel // 2
         self.quant_conv = nn.Conv2d(latent_channels, latent_channels, quant_conv_kernel, padding=padding)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, quant_conv_kernel, padding=padding)
@@ -157,9 +167,16 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         return [self.decode_latents(fhat) for fhat in self.embed_tokens(tokens)]
 
     def embed_tokens(self, tokens: ImageTokens) -> list[Tensor]:
-        """f̂ (B, C, h, w) after each scale."""
-        if tokens.ids is None or not isinstance(tokens.layout, Scales):
-            raise InputError("VARTokenizer decodes ids in a Scales layout")
+        """f̂ (B, C, h, w) after each scale.
+
+        Raises:
+            InputError: latents, another layout, a mask, sub-codes, or ids beyond the codebook.
+        """
+        if tokens.ids is None or tokens.ids.ndim != 2 or not isinstance(tokens.layout, Scales):
+            raise InputError("VARTokenizer decodes ids (B, L) in a Scales layout")
+        if tokens.mask is not None and not bool(tokens.mask.all()):
+            raise InputError("VARTokenizer decodes whole images: a mask that leaves tokens out does not fit")
+        _check_ids(tokens.ids, self.config.codebook_size)
         return list(self.vq.accumulate(list(tokens.per_scale()), tokens.layout.sizes))
 
     @torch.no_grad()
@@ -185,6 +202,32 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         out = self.vq(f, self.layout.sizes)
         straight = out.fhat + (f - f.detach()) if joint else f + (out.fhat - f).detach()
         return TokenizerPass(self._decode(straight), out)
+
+
+def _decoder_sizes(own: dict[str, Any], downsampling: int) -> dict[str, Any]:
+    """The decoder's own sizes, checked against the encoder's reduction."""
+    names = ("ch", "ch_mult", "num_res_blocks", "patch_size")
+    if surplus := [name for name in own if name not in names]:
+        raise InputError(f"decoder_sizes={own!r} holds {surplus[0]!r}; it may hold {', '.join(names)}")
+    if own and own.get("patch_size", 0) * 2 ** (len(own.get("ch_mult", ())) - 1) != downsampling:
+        raise InputError(
+            f"decoder_sizes={own!r} must hold patch_size and ch_mult that enlarge {downsampling} times: "
+            "patch_size · 2^(levels − 1)"
+        )
+    return {name: tuple(value) if name == "ch_mult" else value for name, value in own.items()}
+
+
+def _check_sizes(**sizes: int | Sequence[int]) -> None:
+    for name, size in sizes.items():
+        numbers = [size] if isinstance(size, int) else size
+        if not numbers or min(numbers) < 1:
+            raise InputError(f"{name}={size} must be 1 or more")
+
+
+def _check_ids(ids: Tensor, codebook_size: int) -> None:
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < codebook_size:
+        told = f"ids run from {int(ids.min())} to {int(ids.max())}"
+        raise InputError(f"{told}; this codebook has 0 … {codebook_size - 1}")
 
 
 def _scales(scales: Sequence[int | tuple[int, int]]) -> Scales:
