@@ -9,3 +9,9 @@ class UnknownNameError(InputError, KeyError):
     """A name that no registry or catalogue holds; the message lists the nearest ones."""
 
     __str__ = Exception.__str__  # KeyError would quote the whole sentence
+
+
+def shown(value: object, limit: int = 120) -> str:
+    """A value as a message quotes it: its `repr`, cut where it is longer than `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}… ({len(text):,} characters)"

@@ -23,12 +23,16 @@ OPTIONS = {
         "--top-k",
         "--top-p",
     }
-    | {"--temperature", "--grid", "--progressive"}
+    | {"--temperature", "--grid", "--progressive", "--prompts", "--batch-size"}
     | COMMON,
     "edit": {"--box", "--mask", "--invert", "--paste", "--prompt", "--label", "--num-images", "-n", "--seed"}
     | {"--guidance-scale"}
     | COMMON,
     "reconstruct": {"--tile", "--progressive"} | COMMON,
+    "evaluate": {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
+    | {"--prompts", "--batch-size", "--dtype", "--device", "--offline", "--save-statistics"}
+    | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
+    "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
     "models": {"--json", "--help", "-h"},
     "train": {"--fresh", "--help", "-h"},
     "info": {"--help", "-h"},
@@ -37,6 +41,7 @@ ARGUMENTS = {
     "generate": "PROMPT…",
     "edit": "IMAGE",
     "reconstruct": "IMAGE…",
+    "evaluate": "MODEL|FOLDER|RESULT.json…",
     "train": "RECIPE",
     "info": "IMAGE.png…",
 }

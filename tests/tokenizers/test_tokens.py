@@ -26,7 +26,7 @@ def test_shard_round_trip(layout, tmp_path):
 
 
 def test_another_schema_is_refused():
-    state = ImageTokens(Grid(1, 1), ids=torch.zeros(1, 1)).state_dict()
+    state = ImageTokens(Grid(1, 1), ids=torch.zeros(1, 1, dtype=torch.int64)).state_dict()
     state["header"] = torch.tensor(list(b'{"schema": 99, "layout": "{}"}'), dtype=torch.uint8)
     with pytest.raises(InputError, match="schema 99"):
         ImageTokens.from_state_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from visgen.errors import InputError
 from visgen.registry import Registry
 
 # name → function (state_dict, config or None) → model in evaluation mode
@@ -29,7 +30,18 @@ def from_official(system: str, state_dict: Mapping[str, Any], config: Mapping[st
         UnknownNameError: no such system.
         InputError: weights that do not fit.
     """
-    return OFFICIAL.load(system)(dict(state_dict), None if config is None else dict(config))
+    build = OFFICIAL.load(system)
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not hasattr(value, "shape"):
+            raise InputError(f"state_dict[{key!r}] is a {type(value).__name__}; names and tensors are needed")
+    try:
+        return build(dict(state_dict), None if config is None else dict(config))
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"state_dict is not that of the official {system!r}: its size cannot be told ({error!r})"
+        ) from error
 
 
 __all__ = ["OFFICIAL", "from_official"]

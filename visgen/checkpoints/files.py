@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from visgen.errors import InputError
+from visgen.nn.model import read_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +34,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"path {str(path)!r} is no file; give a .safetensors or .pth file")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     if path.suffix not in PICKLES:
         known = ", ".join((".safetensors", *PICKLES))
         raise InputError(f"path {str(path)!r} ends in {path.suffix!r}; weight files end in one of {known}")
     return _tensors_of(_read_pickle(path), path)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"path {str(path)!r} is no readable safetensors file ({error})") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -60,8 +52,9 @@ def _read_pickle(path: Path) -> Any:
             f"path {str(path)!r} holds more than plain tensors, so it could run code and is refused; "
             "convert it to safetensors where you trust it"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"path {str(path)!r} cannot be read as weights ({error})") from error
+    except Exception as error:  # a damaged pickle fails in as many ways as its opcodes have
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"path {str(path)!r} cannot be read as weights ({told})") from error
 
 
 def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
@@ -79,5 +72,7 @@ def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _is_state_dict(value: Any) -> bool:
     return (
-        isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
     )

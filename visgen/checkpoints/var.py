@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visgen.errors import InputError
 from visgen.generators.var import VARTransformer
-from visgen.nn.model import load_strictly
+from visgen.nn.building import assemble
 from visgen.tokenizers.var import VARTokenizer
 
 State = dict[str, Tensor]
@@ -164,10 +164,8 @@ def transformer_from_official(state: State, config: dict[str, Any] | None = None
 
 
 def _build(cls: Any, config: dict[str, Any], state: State, source: str) -> Any:
-    with torch.device("meta"):
-        model: nn.Module = cls(**config)
-    load_strictly(model, {key: t.float() if t.is_floating_point() else t for key, t in state.items()}, source)
-    return model.eval()
+    floats = {key: t.float() if t.is_floating_point() else t for key, t in state.items()}
+    return assemble(cls, config, floats, source).eval()
 
 
 def guidance_from_cfg(cfg: float) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from visgen.errors import InputError
 
@@ -18,6 +21,11 @@ DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # What the operating system answers to a path that a user mistyped; a full disk is not among them.
 PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+PATH_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.EINVAL, errno.ENXIO, errno.ENODEV)
+
+# typer brings its own copy of click from 0.24 on, whose modules are private: what `BadParameter` derives from
+# is the error of every mistyped command.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
 
 # Modules that only an extra brings → the extra.
 EXTRAS = {
@@ -42,13 +50,39 @@ settings = Settings()
 
 
 def say(text: str) -> None:
-    """One line of results on stdout."""
-    print(text, flush=True)
+    """One line of results on stdout. Bytes of a file name that are no text are shown as \\udcxx."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def note(text: str) -> None:
-    """One line on stderr, whatever line breaks the text had."""
-    print("visgen: " + " ".join(text.split()), file=sys.stderr, flush=True)
+    """One line on stderr, whatever line breaks and control characters the text had."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+    print(f"visgen: {line}", file=sys.stderr, flush=True)
+
+
+class OneLineErrors(TyperGroup):
+    """A group whose mistyped options and verbs are told in one line too, instead of usage and a box."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        if not args:  # prints the help
+            return super().make_context(info_name, args, *rest, **extra)
+        with _usage_in_one_line():
+            return super().make_context(info_name, args, *rest, **extra)
+
+    def invoke(self, context: Any) -> Any:
+        with _usage_in_one_line():
+            return super().invoke(context)
+
+
+@contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except USAGE_ERROR as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "visgen")
+        note(f"{error.format_message()} (`{command} --help` shows what works)")  # type: ignore[attr-defined]
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,7 +113,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, "interrupted"
     if isinstance(error, InputError):
         return BAD_INPUT, str(error)
-    if isinstance(error, PATH_ERRORS):
+    if isinstance(error, PATH_ERRORS) or (isinstance(error, OSError) and error.errno in PATH_ERRNOS):
         place = f"{error.filename}: " if error.filename else ""
         return BAD_INPUT, place + (error.strerror or str(error))
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
@@ -94,4 +128,5 @@ def _shorten_warnings() -> None:
         return
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what it says of a broken file, the error says again
     warnings.showwarning = lambda message, *place: note(f"warning: {message}")

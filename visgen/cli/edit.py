@@ -18,11 +18,12 @@ from visgen.cli.options import (
     Output,
     Seed,
     given,
+    given_sampling,
     open_model,
 )
 from visgen.cli.outputs import picture_paths
 from visgen.cli.pictures import save_pictures
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 
 Box = tuple[float, float, float, float]
 
@@ -58,26 +59,31 @@ def edit(
     """Make a part of a picture anew: visgen edit in.png --box 0,0,1,0.5 --prompt "a red circle"."""
     from visgen.data.images import read_image
 
+    if (box is None) == (mask is None):
+        raise InputError("give exactly one of --box and --mask, to say which part is made anew")
+    sampling = given_sampling(guidance_scale=guidance_scale)
     region = {
         "box": parse_box(box),
         "mask": mask and read_image(mask),
         "invert": invert or None,
         "paste": paste or None,
     }
-    source = read_image(image)
     paths = picture_paths(output, f"{image.stem} edit", 1, count)
+    source = read_image(image)
     pipe = open_model(model, "edit", dtype, device, offline)
-    options = given(prompt=prompt, label=label, seed=seed, guidance_scale=guidance_scale, **region)
+    options = given(prompt=prompt, label=label, seed=seed, **region) | sampling
     result = pipe(source, num_images_per_prompt=count, **options)
     save_pictures(result.images, result, paths, model)
 
 
 def parse_box(text: str | None) -> Box | None:
     """Four fractions of the picture, "0,0,1,0.5" → (0.0, 0.0, 1.0, 0.5)."""
+    from visgen.pipelines.masks import check_box
+
     if text is None:
         return None
     try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--box {text!r} must be x0,y0,x1,y1 in fractions, such as 0.5,0,1,1") from None
-    return x0, y0, x1, y1
+        raise InputError(f"--box {shown(text)} must be x0,y0,x1,y1 in fractions, such as 0.5,0,1,1") from None
+    return check_box(numbers)

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from visgen.cli.console import guarded, say, settings
+from visgen.cli.bench import bench
+from visgen.cli.console import OneLineErrors, guarded, say, settings
 from visgen.cli.edit import edit
+from visgen.cli.evaluate import evaluate
 from visgen.cli.generate import generate
 from visgen.cli.info import info
 from visgen.cli.models import models
@@ -18,6 +20,7 @@ from visgen.cli.train import train
 
 app = typer.Typer(
     name="visgen",
+    cls=OneLineErrors,
     help="Autoregressive visual models: generate, edit, reconstruct, train.",
     no_args_is_help=True,
     add_completion=False,
@@ -37,7 +40,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and library warnings.")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads to use.")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -56,8 +61,9 @@ def _limit_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-for verb in (generate, edit, reconstruct, models, train, info):
+for verb in (generate, edit, reconstruct, evaluate, models, train, info):
     app.command()(guarded(verb))
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 
 DEFAULT_MODEL = "scenes-var"
 
@@ -31,6 +31,13 @@ def _fraction_or_none(text: str) -> float | Off:
     return OFF if text.lower() == "none" else float(text)
 
 
+def _place(text: str) -> Path:
+    """A path; the empty one, which an unset variable of a shell leaves, would be the current folder."""
+    if not text:
+        raise typer.BadParameter("it is empty; give a .png or a folder")
+    return Path(text)
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The options that were on the command line: absent ones (None) are left out, `none` becomes None."""
     return {
@@ -43,7 +50,9 @@ def given(**options: Any) -> dict[str, Any]:
 Model = Annotated[
     str, typer.Option("-m", "--model", help="Name from `visgen models`, hub id, or folder.", metavar="MODEL")
 ]
-Count = Annotated[int, typer.Option("-n", "--num-images", min=1, help="Images per prompt or label.")]
+Count = Annotated[
+    int, typer.Option("-n", "--num-images", min=1, max=100_000, help="Images per prompt or label.")
+]
 Labels = Annotated[
     list[int] | None, typer.Option("--label", help="Class label, for class models; repeatable.")
 ]
@@ -69,10 +78,30 @@ Dtype = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", metavar="DEVICE")]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="A .png for one picture, else a folder.", metavar="PATH")
+    Any,
+    typer.Option(
+        "-o",
+        "--output",
+        parser=_place,
+        help="A .png for one picture, else a folder; pictures of these names are replaced.",
+        metavar="PATH",
+    ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine already.")]
 Progressive = Annotated[bool, typer.Option("--progressive", help="A strip: the image after each scale.")]
+
+
+def given_sampling(**options: Any) -> dict[str, Any]:
+    """As `given`, for options of `TokenSampling`, whose ranges are checked before a model is loaded.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    from visgen.nn.sampling import TokenSampling
+
+    kept = given(**options)
+    TokenSampling(**kept)
+    return kept
 
 
 def open_model(name: str, task: str, dtype: str | None, device: str | None, offline: bool = False) -> Any:
@@ -81,19 +110,21 @@ def open_model(name: str, task: str, dtype: str | None, device: str | None, offl
     import visgen
 
     if device is not None:
-        _check_device(device)
+        check_device(device)
     pipe = visgen.load(name, task=task, **given(dtype=dtype, device=device, local_files_only=offline or None))
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     return pipe
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Refuse a device that this machine has not, before anything is loaded or fetched."""
     import torch
 
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        there = torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"--device {device!r} is not there ({str(error).splitlines()[0]}); cpu always is"
+            f"--device {shown(device)} is not there ({str(error).splitlines()[0]}); cpu always is"
         ) from error
+    if there.is_meta:
+        raise InputError("--device 'meta' computes nothing; cpu always works")

@@ -20,7 +20,7 @@ from visgen.cli.options import (
     given,
     open_model,
 )
-from visgen.cli.outputs import fresh, is_picture
+from visgen.cli.outputs import fresh, is_picture, shortened
 from visgen.cli.pictures import save_pictures, strip
 from visgen.errors import InputError
 
@@ -43,8 +43,8 @@ def reconstruct(
     """Turn pictures into tokens and back, and print the PSNR of what comes back."""
     from visgen.data.images import read_image, resize_center_crop
 
-    sources = [read_image(path) for path in images]
     paths = reconstruction_paths(output, images)
+    sources = [read_image(path) for path in images]
     pipe = open_model(model, "reconstruct", dtype, device, offline)
     for source, path in zip(sources, paths, strict=True):
         result = pipe(source, **given(tile=tile or None, progressive=progressive or None))
@@ -61,9 +61,9 @@ def reconstruction_paths(output: Path | None, images: list[Path]) -> list[Path]:
         InputError: a .png for several images.
     """
     if output is None:
-        return [fresh(Path(f"{image.stem}-reconstruction.png")) for image in images]
+        return [fresh(Path(f"{shortened(image.stem)}-reconstruction.png")) for image in images]
     if not is_picture(output):
-        return [output / f"{row:06d}_{image.stem}.png" for row, image in enumerate(images)]
+        return [output / f"{row:06d}_{shortened(image.stem)}.png" for row, image in enumerate(images)]
     if len(images) > 1:
         raise InputError(f"-o {output} is one picture, but {len(images)} are made; give a folder")
     return [output]

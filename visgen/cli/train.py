@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,16 +29,21 @@ def train(
     """Train a tokenizer or a generator; the same command resumes where it was interrupted."""
     from visgen.training import train as run
 
-    _log_to_stderr()
-    folder = run(recipe, list(overrides or []), resume=not fresh)
+    with _log_on_stderr():
+        folder = run(recipe, list(overrides or []), resume=not fresh)
     say(f"{folder}")
 
 
-def _log_to_stderr() -> None:
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
     """Show the library's progress lines: losses, rate, codebook usage."""
-    logger = logging.getLogger("visgen")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    logger, handler = logging.getLogger("visgen"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)

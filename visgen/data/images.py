@@ -7,7 +7,8 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,10 +18,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 
-PathLike: TypeAlias = "str | os.PathLike[str]"
+PathLike: TypeAlias = str | os.PathLike[str]
 ImageInput: TypeAlias = "Image.Image | np.ndarray | torch.Tensor | Sequence[ImageInput]"
+
+# What is read. Pillow knows dozens more, and some of them start other programs (EPS: Ghostscript).
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+LONGEST = 32  # times the shorter side: resizing 20,000 × 1 pixels as a whole would fill the memory
 
 # What Pillow raises on broken files, beside OSError.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -29,26 +34,52 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 def read_image(path: PathLike) -> Image.Image:
     """Reads an image as RGB: EXIF orientation applied, transparency laid on white, 16 bits brought to 8.
 
+    Of an animation the first frame is read.
+
     Raises:
-        InputError: the file is missing, or is not an image that Pillow can read.
+        InputError: no regular file (a pipe or a device would never end), or no image in one of `FORMATS`.
     """
+    with _opened(path, FORMATS) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def _opened(path: PathLike, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """An image file of one of some formats; whatever is wrong with it is an `InputError`."""
+    name, wanted = shown(os.fspath(path)), " or ".join(formats[:2])
+    if not os.path.isfile(path):
+        what = "is no regular file" if os.path.exists(path) else "does not exist"
+        raise InputError(f"image {name} {what}; give the path of a {wanted} file.")
     try:
-        with Image.open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise InputError(f"image {str(path)!r} does not exist; give the path of an image file.") from None
+        with Image.open(path, formats=formats) as image:
+            yield image
+    except InputError as error:
+        raise InputError(f"image {name}: {error}") from error
     except _BROKEN as error:
-        raise InputError(f"image {str(path)!r} cannot be read ({error}); give a PNG or JPEG.") from error
+        raise InputError(f"image {name} cannot be read as a {wanted} file ({error}).") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as RGB, transparency laid on white, 16 bits brought to 8."""
+    """Any Pillow image as RGB, transparency laid on white, 16 bits brought to 8.
+
+    Floats run over [0, 1], or over [0, 255] where one is above 1; `InputError` beyond.
+    """
     if image.mode.startswith("I"):
         image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257.0), 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        image = _from_float(image)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")  # returns a copy when it is RGB already, so a closed file does no harm
+
+
+def _from_float(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 255:
+        raise InputError(f"floats from {low} to {high} are no picture; scale them to [0, 1] or [0, 255].")
+    return Image.fromarray(np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8))
 
 
 def to_tensor(image: ImageInput) -> torch.Tensor:
@@ -60,7 +91,8 @@ def to_tensor(image: ImageInput) -> torch.Tensor:
             float tensor over [-1, 1]; the tensor may overshoot, because decoders are not clamped.
 
     Raises:
-        InputError: another type or shape, sizes that differ, or a float array outside [0, 1].
+        InputError: another type or shape, no pixels, sizes that differ, a float array outside [0, 1], or a
+            tensor with NaN or infinity.
     """
     if isinstance(image, (list, tuple)):
         return _stack([to_tensor(one) for one in image])
@@ -74,6 +106,8 @@ def to_tensor(image: ImageInput) -> torch.Tensor:
         image = image[None]
     if image.ndim != 4 or image.shape[1] != 3:
         raise InputError(f"image tensor of shape {tuple(image.shape)} is not (3, H, W) or (B, 3, H, W).")
+    if image.numel() == 0:
+        raise InputError(f"image of shape {tuple(image.shape)} has no pixels; give one or more.")
     return _to_unit_range(image)
 
 
@@ -87,6 +121,8 @@ def _stack(images: list[torch.Tensor]) -> torch.Tensor:
 def _from_array(array: np.ndarray) -> torch.Tensor:
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.dtype.kind not in "buif":
+        raise InputError(f"image array of {array.dtype} is neither uint8 in [0, 255] nor floating point.")
     if array.ndim not in (3, 4) or array.shape[-1] != 3:
         raise InputError(f"image array of shape {array.shape} is not (H, W), (H, W, 3) or (B, H, W, 3).")
     if array.dtype.kind == "f":
@@ -101,6 +137,8 @@ def _to_unit_range(image: torch.Tensor) -> torch.Tensor:
         return image.to(torch.float32) / 127.5 - 1
     if not image.is_floating_point():
         raise InputError(f"image of dtype {image.dtype} is neither uint8 in [0, 255] nor floating point.")
+    if not torch.isfinite(image).all():
+        raise InputError("image tensor holds NaN or infinity; give numbers in [-1, 1].")
     return image.to(torch.float32)
 
 
@@ -125,9 +163,21 @@ def resize_center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
-    """Resizes so that the shorter side is `size` (Lanczos), keeping the proportions."""
+    """Resizes so that the shorter side is `size` (Lanczos), keeping the proportions.
+
+    Of what is longer than `LONGEST` times its width only the middle is kept.
+    """
+    width, height = _middle(image.size)
+    if (width, height) != image.size:
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     new = _shorter_side_to(size, image.size)
     return image if new == image.size else image.resize(new, Image.Resampling.LANCZOS)
+
+
+def _middle(sides: tuple[int, int]) -> tuple[int, int]:
+    first, second = (min(side, LONGEST * min(sides)) for side in sides)
+    return first, second
 
 
 def _shorter_side_to(size: int, sides: tuple[int, int]) -> tuple[int, int]:
@@ -157,10 +207,16 @@ def prepare_batch(images: ImageInput, size: int) -> torch.Tensor:
 
 
 def _resize_center_crop_tensor(images: torch.Tensor, size: int) -> torch.Tensor:
+    height, width = _middle(images.shape[-2:])
+    images = _center(images, height, width)
     new = _shorter_side_to(size, images.shape[-2:])
     images = F.interpolate(images, size=new, mode="bicubic", antialias=True)
-    top, left = ((side - size) // 2 for side in new)
-    return images[..., top : top + size, left : left + size]
+    return _center(images, size, size)
+
+
+def _center(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
 
 
 def image_grid(images: Sequence[Image.Image], columns: int | None = None, padding: int = 2) -> Image.Image:
@@ -187,22 +243,25 @@ def write_png(image: Image.Image, path: PathLike, metadata: Mapping[str, str] | 
     Args:
         image: what to write.
         path: where; missing parent folders are made.
-        metadata: text chunks, any Unicode; keys of 1 to 79 Latin-1 characters.
+        metadata: text chunks, any Unicode (bytes of a file name that are none become \\udcxx); keys of 1 to
+            79 Latin-1 characters.
 
     Raises:
         InputError: the place cannot be written, or a key is not allowed.
     """
     target, info = Path(path), _png_info(metadata or {})
-    temporary = target.with_name(f".{target.name[:64]}.{uuid.uuid4().hex}.tmp")
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
             image.save(file, format="PNG", pnginfo=info)
         os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"path {str(path)!r} cannot be written ({error}); choose another.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(
+            f"path {shown(os.fspath(path))} cannot be written ({error}); choose another."
+        ) from error
     finally:
-        if temporary.exists():
+        with suppress(OSError, ValueError):  # it was renamed, or could not be made
             temporary.unlink()
 
 
@@ -211,7 +270,7 @@ def _png_info(metadata: Mapping[str, str]) -> PngInfo:
     for key, text in metadata.items():
         if not 1 <= len(key) <= 79 or any(ord(character) > 255 for character in key):
             raise InputError(f"metadata key {key!r} is not 1 to 79 Latin-1 characters, as PNG asks.")
-        info.add_text(key, text)  # iTXt where Latin-1 does not reach
+        info.add_text(key, text.encode(errors="backslashreplace").decode())  # iTXt beyond Latin-1
     return info
 
 
@@ -221,10 +280,5 @@ def read_png_metadata(path: PathLike) -> dict[str, str]:
     Raises:
         InputError: the file is missing or is not a PNG.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return {key: str(text) for key, text in getattr(image, "text", {}).items()}
-    except FileNotFoundError:
-        raise InputError(f"image {str(path)!r} does not exist; give the path of a PNG file.") from None
-    except _BROKEN as error:
-        raise InputError(f"image {str(path)!r} cannot be read as a PNG ({error}).") from error
+    with _opened(path, ("PNG",)) as image:
+        return {key: str(text) for key, text in getattr(image, "text", {}).items()}

@@ -16,6 +16,8 @@ CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 def list_images(root: Path) -> list[str]:
     """Image files below `root` as sorted relative paths with forward slashes; hidden ones are left out.
 
+    Links to folders are followed, except those that lead back to a folder they lie in.
+
     Raises:
         InputError: `root` is not a folder, or holds no images.
     """
@@ -23,12 +25,19 @@ def list_images(root: Path) -> list[str]:
         raise InputError(f"root={str(root)!r} is not a folder; give a folder of images.")
     files = []
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [n for n in subfolders if n[0] != "." and not _leads_back(root, Path(folder), n)]
         here = Path(folder).relative_to(root)
         files += [(here / n).as_posix() for n in names if Path(n).suffix.lower() in SUFFIXES and n[0] != "."]
     if not files:
         raise InputError(f"root={str(root)!r} holds no images ({', '.join(sorted(SUFFIXES))}).")
     return sorted(files)
+
+
+def _leads_back(root: Path, folder: Path, name: str) -> bool:
+    if not (folder / name).is_symlink():
+        return False
+    way = [folder, *(parent for parent in folder.parents if parent.is_relative_to(root))]
+    return os.path.realpath(folder / name) in map(os.path.realpath, way)
 
 
 def find_condition(root: Path, files: list[str]) -> str | None:
@@ -111,7 +120,7 @@ def _parse_line(line: str, where: str) -> tuple[str, list[str]]:
     try:
         record: Any = json.loads(line)
         name, text = record["file_name"], record["text"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f'{where} is not of the form {{"file_name": "a.png", "text": "..."}}.') from None
     texts = [text] if isinstance(text, str) else text
     if not isinstance(name, str) or not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
@@ -120,6 +129,8 @@ def _parse_line(line: str, where: str) -> tuple[str, list[str]]:
 
 
 def _read(path: Path) -> str:
+    if not path.is_file():  # a pipe would never end
+        raise InputError(f"caption file {str(path)!r} is no regular file; use UTF-8 text.")
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

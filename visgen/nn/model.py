@@ -10,26 +10,18 @@ from typing import Any, TypeVar
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from visgen.errors import InputError
+from visgen.nn.building import assemble
+from visgen.nn.precision import KeepFloat32
+
+__all__ = ["KeepFloat32", "VisgenModel", "read_config", "read_json", "read_safetensors", "read_weights"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 Model = TypeVar("Model", bound="VisgenModel")
-
-
-class KeepFloat32(nn.Module):
-    """A module that stays float32 under `.to(bfloat16)`: quantizers, FSQ, rotary tables."""
-
-    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
-        def keep(tensor: Tensor) -> Tensor:
-            out = fn(tensor)
-            if out.dtype == tensor.dtype or not tensor.is_floating_point():
-                return out
-            return tensor.to(device=out.device, dtype=torch.float32)
-
-        return super()._apply(keep, recurse)
 
 
 class VisgenModel(ModelMixin, ConfigMixin):
@@ -60,19 +52,18 @@ class VisgenModel(ModelMixin, ConfigMixin):
             dtype: None = float32, "auto" = as stored, or a torch dtype. `KeepFloat32` parts stay float32.
 
         Raises:
-            InputError: missing folder or file; missing, surplus or mis-shaped weights.
+            InputError: missing or broken folder or file; a configuration or weights that do not fit.
         """
         folder = Path(folder)
         config = read_config(folder, cls.__name__)
         state = read_weights(folder)
-        with torch.device("meta"):
-            model = cls(**{key: value for key, value in config.items() if not key.startswith("_")})
         if dtype is None:
             state = {
                 name: tensor.float() if tensor.is_floating_point() else tensor
                 for name, tensor in state.items()
             }
-        load_strictly(model, state, str(folder))
+        own = {key: value for key, value in config.items() if not key.startswith("_")}
+        model = assemble(cls, own, state, str(folder))
         if isinstance(dtype, torch.dtype):
             model = model.to(dtype)
         return model.eval()
@@ -88,12 +79,23 @@ class VisgenModel(ModelMixin, ConfigMixin):
         save_file(state, str(folder / WEIGHTS), metadata={"format": "pt"})
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; raises `InputError` when it cannot be read or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:  # nested a thousand deep
+        raise InputError(f"{path} is no readable JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__} instead of an object")
+    return content
+
+
 def read_config(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     """The `config.json` of a model folder; `class_name` must agree with its `_class_name`."""
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json")
-    config = json.loads(path.read_text())
+    config = read_json(path)
     found = config.get("_class_name", class_name)
     if class_name is not None and found != class_name:
         raise InputError(f"{folder} holds a {found}, not a {class_name}")
@@ -104,48 +106,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a model folder: one safetensors file, or the shards that its index names."""
     single, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
     if single.is_file():
-        return load_file(single)
+        return read_safetensors(single)
     if not index.is_file():
         raise InputError(f"{folder} has no {WEIGHTS}: only safetensors weights are read")
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise InputError(f"{index} has no weight_map of tensor names to file names")
     state: dict[str, Tensor] = {}
-    for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
-        state |= load_file(folder / Path(name).name)
+    for name in sorted(set(shards.values())):
+        state |= read_safetensors(folder / Path(name).name)
     return state
 
 
-def load_strictly(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Put `state` into a model on the meta device; every key must match, and nothing stays on meta.
-
-    Raises:
-        InputError: naming up to three missing, surplus or mis-shaped keys.
-    """
-    own = model.state_dict()
-    problems = {
-        "missing": [key for key in own if key not in state],
-        "surplus": [key for key in state if key not in own],
-        "mis-shaped": [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
-        ],
-    }
-    told = [f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in problems.items() if keys]
-    if told:
-        raise InputError(f"weights in {source} do not fit {type(model).__name__}: {'; '.join(told)}")
-    state = {
-        k: t.float() if t.is_floating_point() and _keeps_float32(model, k) else t for k, t in state.items()
-    }
-    model.load_state_dict(state, strict=True, assign=True)
-    left = [name for name, buffer in model.named_buffers() if buffer.is_meta]
-    if left:
-        raise RuntimeError(f"{type(model).__name__} left {', '.join(left)} on the meta device")
-
-
-def _keeps_float32(model: nn.Module, key: str) -> bool:
-    parts = key.split(".")[:-1]
-    return any(
-        isinstance(model.get_submodule(".".join(parts[:n])), KeepFloat32) for n in range(1, len(parts) + 1)
-    )
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; raises `InputError` when it cannot be read."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"path {str(path)!r} is no readable safetensors file ({error})") from error
 
 
 def _as_tuple(value: Any) -> Any:

@@ -15,12 +15,13 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 import visgen
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 from visgen.generators.base import GenerationRequest, GenerationResult
 from visgen.generators.conditions import Condition
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
 from visgen.pipelines.batching import device_of, fixed_shape, micro_batches, wake
+from visgen.pipelines.fitting import check_fit
 from visgen.pipelines.model_index import (
     INDEX_NAME,
     LIBRARY,
@@ -83,6 +84,7 @@ class ImagePipeline(DiffusionPipeline):
     model_cpu_offload_seq = "generator->tokenizer"
 
     def _set_up(self, sampling: Any, **modules: Any) -> None:
+        check_fit(modules.get("tokenizer"), modules.get("generator"), modules.get("text"))
         self.register_modules(**modules)
         self.sampling = _as_sampling(sampling)
         self.card: dict[str, str] = {}
@@ -277,4 +279,4 @@ def _as_sampling(sampling: Any) -> Any:
     try:
         return TokenSampling(**sampling)
     except TypeError as error:
-        raise InputError(f"sampling={dict(sampling)!r} does not fit TokenSampling ({error})") from error
+        raise InputError(f"sampling={shown(dict(sampling))} does not fit TokenSampling ({error})") from error

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 from visgen.generators.conditions import ClassCondition, Condition
 from visgen.nn.noise import Noise
 from visgen.pipelines.seeds import ImageSeed
@@ -18,6 +18,7 @@ Item = TypeVar("Item")
 Labels = int | Sequence[int] | Tensor | None
 
 UNCONDITIONAL = -1
+MAX_CHARACTERS = 10_000  # no text encoder reads more
 MAX_WORDS_TOLD = 120  # a vocabulary of the scenes world has about 80
 
 
@@ -32,13 +33,26 @@ def repeat_each(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def as_prompts(prompt: str | Sequence[str], name: str = "prompt") -> list[str]:
-    """One prompt or a list of them, as a list; raises `InputError` for anything else or an empty list."""
+    """One prompt or a list of them, as a list.
+
+    Raises:
+        InputError: anything else, an empty list, more than `MAX_CHARACTERS`, or what is no Unicode text.
+    """
     prompts = (
         [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, (list, tuple)) else None
     )
     if not prompts or not all(isinstance(one, str) for one in prompts):
-        raise InputError(f"{name}={prompt!r} must be a string or a non-empty list of strings")
+        raise InputError(f"{name}={shown(prompt)} must be a string or a non-empty list of strings")
+    for one in prompts:
+        _check_text(one, name)
     return prompts
+
+
+def _check_text(prompt: str, name: str) -> None:
+    if len(prompt) > MAX_CHARACTERS:
+        raise InputError(f"{name}={shown(prompt)} is too long; {MAX_CHARACTERS:,} characters are the most")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):  # bytes that were not UTF-8
+        raise InputError(f"{name}={shown(prompt)} is no Unicode text; write it in UTF-8")
 
 
 def as_negatives(negative: str | Sequence[str] | None, count: int) -> list[str] | None:
@@ -63,7 +77,7 @@ def as_labels(label: Labels, num_classes: int, name: str = "label") -> list[int]
     values = given.tolist() if hasattr(given, "tolist") else given
     values = list(values) if isinstance(values, (list, tuple, range)) else [values]
     if not values or any(isinstance(one, bool) or not isinstance(one, int) for one in values):
-        raise InputError(f"{name}={label!r} must be an integer or a non-empty list of integers")
+        raise InputError(f"{name}={shown(label)} must be an integer or a non-empty list of integers")
     for one in values:
         if not UNCONDITIONAL <= one < num_classes:
             raise InputError(f"{name}={one} must be in 0 … {num_classes - 1}, or -1 for no class")
@@ -108,5 +122,5 @@ def warn_of_unknown_words(text: Any, prompts: Sequence[str]) -> None:
         return
     known = text.known_words()
     told = ", ".join(known[:MAX_WORDS_TOLD]) + (", …" if len(known) > MAX_WORDS_TOLD else "")
-    words = ", ".join(repr(word) for word in unknown)
+    words = ", ".join(shown(word, 40) for word in unknown)
     warnings.warn(f"prompt: this model does not know {words}; it knows: {told}", UserWarning, stacklevel=4)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from visgen.checkpoints.catalogue import CATALOGUE, aliases_of_repo
-from visgen.errors import InputError, UnknownNameError
+from visgen.errors import InputError, UnknownNameError, shown
 from visgen.pipelines import PIPELINES, TASKS, TASKS_OF
 from visgen.pipelines.assets import assets_folder, shipped_models
 from visgen.pipelines.base import ImagePipeline, Pipeline, all_slots, required_slots
@@ -20,6 +20,7 @@ from visgen.pipelines.options import parse_dtype
 from visgen.pipelines.sources import HUB_ID, hub_folder, models_folder
 from visgen.registry import nearest
 
+MAX_NAME_BYTES = 4095  # of a path, on Linux
 Source = Path | OfficialFiles
 
 
@@ -82,17 +83,19 @@ def find(name: str | os.PathLike[str], local_files_only: bool = False) -> Source
         InputError: nothing of that name.
     """
     text = os.fspath(name)
-    if not text:
-        raise InputError("name is empty; give an alias, a folder or a hub id")
+    if not text.strip():
+        raise InputError(f"name is empty ({text!r}); give an alias, a folder or a hub id")
+    if "\0" in text or len(os.fsencode(text)) > MAX_NAME_BYTES:
+        raise InputError(f"name={shown(text)} names nothing; give an alias, a folder or a hub id")
     if text in shipped_models():
         return assets_folder() / text
     root = models_folder()
-    if root is not None and (root / text / INDEX_NAME).is_file():
+    if root is not None and os.path.isfile(root / text / INDEX_NAME):
         return root / text
     if text in CATALOGUE:
         return OfficialFiles.of_entry(CATALOGUE[text], local_files_only)
-    path = Path(text).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(text))
+    if os.path.exists(path):
         return _local(path)
     return _hub(text, local_files_only)
 
@@ -113,7 +116,9 @@ def _hub(name: str, local_files_only: bool) -> Path:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
     if looks_local or not HUB_ID.fullmatch(name):
         kind = "folder" if "/" in name else "model"
-        raise UnknownNameError(f"unknown {kind} {name!r}: {nearest(name, [*shipped_models(), *CATALOGUE])}")
+        raise UnknownNameError(
+            f"unknown {kind} {shown(name)}: {nearest(name, [*shipped_models(), *CATALOGUE])}"
+        )
     aliases = aliases_of_repo(name)
     if aliases:
         raise InputError(f"{name!r} holds several models; load one by its alias: {', '.join(aliases)}")

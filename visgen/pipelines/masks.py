@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visgen.data.images import resize_center_crop
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 from visgen.tokenizers.tokens import Grid, Layout, Scales
 
 Box = tuple[float, float, float, float]
@@ -58,7 +58,7 @@ def box_region(box: Box, grid: tuple[int, int], pixels: int, invert: bool = Fals
     Raises:
         InputError: not 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, or a box without a token, or nothing to make.
     """
-    x0, y0, x1, y1 = _checked_box(box)
+    x0, y0, x1, y1 = check_box(box)
     inside = torch.zeros(grid, dtype=torch.bool)
     inside[round(y0 * grid[0]) : round(y1 * grid[0]), round(x0 * grid[1]) : round(x1 * grid[1])] = True
     inside_pixels = torch.zeros(1, pixels, pixels, dtype=torch.bool)
@@ -66,11 +66,12 @@ def box_region(box: Box, grid: tuple[int, int], pixels: int, invert: bool = Fals
     return _region(inside[None], inside_pixels[None], invert, f"box={tuple(box)}")
 
 
-def _checked_box(box: Box) -> Box:
+def check_box(box: Any) -> Box:
+    """Four fractions as floats, left < right and top < bottom; `InputError` for anything else."""
     try:
         x0, y0, x1, y1 = (float(value) for value in box)
     except (TypeError, ValueError):
-        raise InputError(f"box={box!r} must be four numbers (x0, y0, x1, y1)") from None
+        raise InputError(f"box={shown(box)} must be four numbers (x0, y0, x1, y1)") from None
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise InputError(f"box={tuple(box)} must hold fractions with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
     return x0, y0, x1, y1

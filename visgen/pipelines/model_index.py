@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 import visgen
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 from visgen.generators import GENERATORS
+from visgen.nn.model import read_json
 from visgen.pipelines import PIPELINES, TEXTS
 from visgen.pipelines.assets import assets_folder
 from visgen.registry import Registry
@@ -71,14 +72,11 @@ def read_index(folder: Path) -> ModelIndex:
         raise InputError(
             f"folder {str(folder)!r} has no {INDEX_NAME}; give a folder written by save_pretrained"
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is no readable JSON ({error})") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
+    data = read_json(path)
+    if data.get("schema") != SCHEMA:
         raise InputError(
-            f"{path} has schema {found!r}; this version reads schema {SCHEMA}, written by save_pretrained"
+            f"{path} has schema {shown(data.get('schema'))}; "
+            f"this version reads schema {SCHEMA}, written by save_pretrained"
         )
     return _checked(data, path)
 
@@ -86,7 +84,8 @@ def read_index(folder: Path) -> ModelIndex:
 def _checked(data: dict[str, Any], path: Path) -> ModelIndex:
     if str(data.get("_class_name")) not in PIPELINES:
         known = ", ".join(PIPELINES.names())
-        raise InputError(f"{path} names the pipeline {data.get('_class_name')!r}; it must be one of {known}")
+        name = shown(data.get("_class_name"))
+        raise InputError(f"{path} names the pipeline {name}; it must be one of {known}")
     reserved = {"_class_name", "visgen_version", "schema", "sampling", "card"}
     components = {slot: _component(slot, entry, path) for slot, entry in data.items() if slot not in reserved}
     sampling, card = data.get("sampling") or {}, data.get("card") or {}
@@ -97,12 +96,12 @@ def _checked(data: dict[str, Any], path: Path) -> ModelIndex:
 
 def _component(slot: str, entry: Any, path: Path) -> Component:
     if slot not in SLOTS:
-        raise InputError(f"{path} has an unknown component {slot!r}; components are {', '.join(SLOTS)}")
+        raise InputError(f"{path} has an unknown component {shown(slot)}; components are {', '.join(SLOTS)}")
     texts = isinstance(entry, list) and len(entry) in (2, 3) and all(isinstance(part, str) for part in entry)
     if not texts or entry[0] != LIBRARY or entry[1] not in SLOTS[slot]:
         known = ", ".join(SLOTS[slot].names())
         raise InputError(
-            f"{path} gives {entry!r} as {slot}; it must be ['visgen', NAME] with NAME one of {known}"
+            f"{path} gives {shown(entry)} as {slot}; it must be ['visgen', NAME] with NAME one of {known}"
         )
     shared = entry[2] if len(entry) == 3 else None
     if shared is not None:
@@ -118,13 +117,12 @@ def shared_folder(reference: str) -> Path:
     """
     parts = PurePosixPath(reference).parts
     assets = assets_folder()
-    plain = len(parts) == 2 and all(
-        part not in ("..", "/") and "\\" not in part and ":" not in part for part in parts
-    )
+    plain = len(parts) == 2 and ".." not in parts and "/" not in parts
+    plain = plain and not any(character in reference for character in "\\:\0")
     folder = assets.joinpath(*parts) if plain else None
     if folder is None or not folder.resolve().is_relative_to(assets.resolve()):
         raise InputError(
-            f"shared component {reference!r} must be MODEL/COMPONENT of a model that ships with visgen"
+            f"shared component {shown(reference)} must be MODEL/COMPONENT of a model that ships with visgen"
         )
     if not folder.is_dir():
         raise InputError(f"shared component {reference!r} is not among the models that ship with this visgen")

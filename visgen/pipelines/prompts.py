@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 from visgen.generators.conditions import PromptCondition
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1
@@ -38,10 +38,11 @@ class WordVocabulary:
             raise InputError(
                 f"tokenizer is no word-level one with {PAD} and {UNKNOWN}; build one with from_words"
             )
-        if not 1 <= tokenizer.model_max_length <= MAX_LENGTH:
-            raise InputError(f"model_max_length={tokenizer.model_max_length} must be in 1 … {MAX_LENGTH}")
+        length = tokenizer.model_max_length
+        if not isinstance(length, (int, float)) or not 1 <= length <= MAX_LENGTH:
+            raise InputError(f"model_max_length={shown(length)} must be in 1 … {MAX_LENGTH}")
         self.tokenizer = tokenizer
-        self.length = int(tokenizer.model_max_length)
+        self.length = int(length)
 
     @classmethod
     def from_words(cls, words: Iterable[str], length: int = DEFAULT_LENGTH) -> WordVocabulary:
@@ -87,7 +88,7 @@ class WordVocabulary:
             count = len(self.words(prompt))
             if count > self.length:
                 raise InputError(
-                    f"prompt {prompt!r} has {count} words; this model reads at most {self.length}"
+                    f"prompt {shown(prompt)} has {count:,} words; this model reads at most {self.length}"
                 )
 
     def encode(
@@ -123,12 +124,17 @@ class WordVocabulary:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> WordVocabulary:
-        """Read a folder of `save_pretrained`; raises `InputError` when it holds no tokenizer."""
+        """Read a folder of `save_pretrained`; raises `InputError` when it holds none, or a broken one."""
         if not (Path(folder) / "tokenizer.json").is_file():
             raise InputError(
                 f"folder {str(folder)!r} has no tokenizer.json; give one written by save_pretrained"
             )
-        return cls(PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True))
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # the library raises plain ones on what it cannot parse
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"folder {str(folder)!r} holds no readable tokenizer ({told})") from error
+        return cls(tokenizer)
 
 
 def _backend(vocabulary: dict[str, int]) -> Tokenizer:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from visgen.checkpoints.catalogue import OfficialCheckpoint
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ def models_folder() -> Path | None:
     value = os.environ.get(MODELS_VARIABLE)
     if not value:
         return None
-    folder = Path(value).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(value))
+    if not os.path.isdir(folder):
         raise InputError(
-            f"{MODELS_VARIABLE}={value!r} is no folder; name the one that holds your models, or unset it"
+            f"{MODELS_VARIABLE}={shown(value)} is no folder; name the one that holds your models, or unset it"
         )
     return folder
 

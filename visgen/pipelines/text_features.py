@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 from visgen.generators.conditions import TextCondition
+from visgen.nn.model import read_json
 
 CONFIG_NAME = "text_features.json"
 
@@ -79,7 +80,7 @@ class TextFeatures:
             count = len(self.tokenizer(prompt).input_ids)
             if count > self.max_length:
                 raise InputError(
-                    f"prompt {prompt!r} has {count} tokens; this model reads at most {self.max_length}"
+                    f"prompt {shown(prompt)} has {count:,} tokens; this model reads at most {self.max_length}"
                 )
 
     @torch.no_grad()
@@ -126,8 +127,8 @@ class TextFeatures:
             raise InputError(
                 f"folder {str(folder)!r} has no {CONFIG_NAME}; give one written by save_pretrained"
             )
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return cls(config.get("encoder"), config.get("max_length"))
+        config = read_json(path)
+        return cls(config.get("encoder"), config.get("max_length"))  # type: ignore[arg-type] # it checks both
 
 
 def _auto_config() -> Any:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visgen.errors import InputError
-from visgen.nn.model import KeepFloat32
+from visgen.nn.precision import KeepFloat32
 
 Size = tuple[int, int]
 
