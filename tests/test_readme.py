@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[list[str]]:
     lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("visgen ")]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(("visgen ", "printf "))]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,9 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", commands(), ids=shlex.join)
 def test_a_command_of_the_readme_runs(command: list[str], folder: Path) -> None:
+    if command[0] == "printf":  # printf TEXT > FILE
+        (folder / command[3]).write_text(command[1].replace("\\n", "\n"), encoding="utf-8")
+        return
     done = run(["-m", *command], folder)
     assert done.returncode == 0, done.stderr
     for option, value in pairwise(command):

@@ -91,8 +91,8 @@ class ModelSubject(Subject):
             raise InputError(f"{self.name!r} only reconstructs; ask for rfid, psnr, ssim, lpips or codebook")
         classes = self.kind == "class"
         shown = [i % self._pipe.num_classes for i in indices] if classes else list(captions(indices))
-        # One shape whatever the count and the processes: rounding depends on it, and about one image in 500 with
-        # it even in float32.
+        # One shape whatever the count and the number of processes: rounding depends on it, and with rounding,
+        # even in float32, about one image in 500.
         made = self._pipe(
             shown, seed=seed, ordinals=list(indices), batch_size=self._batch_size, fixed_batch=True
         )

@@ -99,7 +99,6 @@ class SceneCheckerObjective(Objective):
         report = evaluate_adherence(batch.images, batch.scenes, model)
         return {"all": report.overall.value, **{k: s.value for k, s in report.attributes.items()}}
 
-
     def export(self, folder: Path, model: SceneChecker) -> None:
         """The model with its features scaled to unit variance over drawn scenes."""
         scale_features(model)
