@@ -92,11 +92,11 @@ class NextScaleRun:
         """Guided logits of a scale, float32 (B, h·w, V)."""
         x = self._inputs(index) + self.positions[index]
         x = self.model.run_blocks(x, self.modulations, cache=self.cache)
-        logits = self.model.head(self.model.head_norm(x, self.head_modulation))
-        if not self.guided:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        return guide(conditional, unconditional, self.scales[index])
+        features = self.model.head_norm(x, self.head_modulation)
+        if self.guided:  # before the head, which is linear: the same logits at half its cost
+            conditional, unconditional = features.chunk(2)
+            features = guide(conditional, unconditional, self.scales[index])
+        return self.model.head(features)
 
     def _inputs(self, index: int) -> Tensor:
         if index == 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,31 @@ from visgen.nn.attention import attend
 
 def _norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU of a norm's output, in place where no gradient needs it.
+
+    glibc gives blocks over 32 MB back to the system at once, and touching 42 MB anew (160 channels of 256²)
+    costs 20 ms, five times the SiLU itself.
+    """
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def _plus(h: Tensor, x: Tensor) -> Tensor:
+    """h + x, into a convolution's output h where no gradient needs it (see `_silu`)."""
+    return h + x if torch.is_grad_enabled() else h.add_(x)
+
+
+def _fast_layout(x: Tensor) -> Tensor:
+    """Channels last where a CPU convolves faster so: without gradients, from 32 × 32 positions on.
+
+    160 channels at 256²: 105 instead of 89 GFLOP/s in float32, 220 instead of 173 in bfloat16 (one Zen 4
+    core). On smaller grids reordering the weights costs more than it gains.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.shape[-2] * x.shape[-1] < 1024:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class ResBlock(nn.Module):
@@ -33,9 +59,9 @@ class ResBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        h = self.conv1(_silu(self.norm1(x)))
+        h = self.conv2(_silu(self.norm2(h)))
+        return _plus(h, self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
 class AttnBlock(nn.Module):
@@ -151,7 +177,7 @@ class ConvEncoder(nn.Module):
                 h = level.downsample(h)
         if hasattr(self, "mid"):
             h = self.mid(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(_silu(self.norm_out(h)))
 
 
 class ConvDecoder(nn.Module):
@@ -193,8 +219,8 @@ class ConvDecoder(nn.Module):
         if hasattr(self, "mid"):
             h = self.mid(h)
         for level in reversed(self.up):
-            h = level(h)
+            h = level(_fast_layout(h))
             if hasattr(level, "upsample"):
                 h = level.upsample(h)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(_silu(self.norm_out(h))).contiguous()
         return F.pixel_shuffle(h, self.patch_size) if self.patch_size > 1 else h

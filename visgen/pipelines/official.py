@@ -91,8 +91,8 @@ def find_official(path: Path) -> OfficialFiles | None:
 
 
 def _generator_of(path: Path) -> Path | None:
-    if path.is_file():
-        return path if VAR_GENERATOR.fullmatch(path.name) else None
+    if not path.is_dir():
+        return path if path.is_file() and VAR_GENERATOR.fullmatch(path.name) else None
     found = sorted(file for file in path.iterdir() if VAR_GENERATOR.fullmatch(file.name))
     if len(found) > 1:
         raise InputError(
