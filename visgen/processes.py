@@ -17,10 +17,11 @@ from torch import distributed as dist
 
 
 class Processes:
-    """This process among the others of `accelerate launch`; alone without it."""
+    """This process among the others of `accelerate launch` or `torchrun`; alone without them."""
 
     def __init__(self) -> None:
-        self._accelerator = Accelerator()
+        # Told so, accelerate joins processes on CPUs; else it takes each for alone.
+        self._accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.count: int = self._accelerator.num_processes

@@ -33,7 +33,7 @@ def free_port():
 def process(rank, count, port, options):
     """Run the script as process `rank` of `count`; its exit code."""
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if count > 1:
         os.environ.update({name: str(value) for name, value in (ranks | place).items()})
     sys.argv = [str(SCRIPT), *(option.format(count) for option in options)]
