@@ -58,9 +58,9 @@ def generate_folder(
 
     The same call again makes what is missing and touches nothing else. Image j of a row is drawn from
     (seed, row · num_images + j), so it depends neither on the others nor on where a run was stopped: pixels
-    are those of an uninterrupted run (same machine, thread count and `batch_size`; in float32 on a CPU another
-    `batch_size` may be used to go on, and then turns a token in millions). Off the CPU or below float32 the
-    batch has one fixed shape, so `batch_size` belongs to it.
+    are those of an uninterrupted run (same machine, thread count and `batch_size`). In float32 on a CPU
+    another `batch_size` may be used to go on, and then turns a token in millions; elsewhere the batch has one
+    fixed shape, so `batch_size` belongs to it.
 
     Args:
         pipe: a text-to-image or class-to-image pipeline.
