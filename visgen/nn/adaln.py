@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from visgen.nn.attention import attend
 from visgen.nn.cache import KVCache
-from visgen.nn.model import KeepFloat32
+from visgen.nn.precision import KeepFloat32
 
 ModulationKind = Literal["per_block", "shared", "constant"]
 Modulation = tuple[Tensor, ...]  # gamma1, gamma2, scale1, scale2, shift1, shift2, each (B or 1, 1, C)

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from visgen.errors import InputError
 from visgen.nn.building import assemble
-from visgen.nn.precision import KeepFloat32
 
-__all__ = ["KeepFloat32", "VisgenModel", "read_config", "read_json", "read_safetensors", "read_weights"]
+__all__ = ["VisgenModel", "read_config", "read_json", "read_safetensors", "read_weights"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 Model = TypeVar("Model", bound="VisgenModel")
