@@ -28,11 +28,16 @@ def compiled_blocks(generator: Any) -> Iterator[None]:
         generator.blocks = nn.ModuleList(
             torch.compile(block, dynamic=True, fullgraph=True) for block in blocks
         )
-        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+        with torch._dynamo.config.patch({_recompile_limit(): VARIANTS}):
             yield
     finally:
         generator.blocks = blocks
         torch.compiler.reset()
+
+
+def _recompile_limit() -> str:
+    """Name of the setting, which torch 2.6 knew by another one."""
+    return "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 
 
 def steps_of(generator: Any, request: GenerationRequest, quantizer: Any) -> list[Step]:
