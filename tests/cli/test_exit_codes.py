@@ -29,7 +29,7 @@ Run = Callable[..., Result]
         (
             ModuleNotFoundError("no", name="accelerate"),
             2,
-            "visgen: this needs accelerate: pip install 'visgen[train]'",
+            "visgen: this needs accelerate: pip install 'visgen[eval]'",
         ),
         (KeyboardInterrupt(), 130, "visgen: interrupted"),
         (

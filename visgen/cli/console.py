@@ -29,12 +29,12 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # type: ignore[assig
 
 # Modules that only an extra brings → the extra.
 EXTRAS = {
-    "accelerate": "train",
+    "accelerate": "eval",  # training asks for its own before it imports
     "scipy": "eval",
     "torch_fidelity": "eval",
     "torchmetrics": "eval",
     "torchvision": "eval",
-    "tqdm": "train",
+    "tqdm": "eval",
     "yaml": "train",
 }
 
