@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from visgen.data.files import replacing
 from visgen.errors import InputError, shown
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -249,20 +248,14 @@ def write_png(image: Image.Image, path: PathLike, metadata: Mapping[str, str] | 
     Raises:
         InputError: the place cannot be written, or a key is not allowed.
     """
-    target, info = Path(path), _png_info(metadata or {})
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    info = _png_info(metadata or {})
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        with replacing(path) as file:
             image.save(file, format="PNG", pnginfo=info)
-        os.replace(temporary, target)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(
             f"path {shown(os.fspath(path))} cannot be written ({error}); choose another."
         ) from error
-    finally:
-        with suppress(OSError, ValueError):  # it was renamed, or could not be made
-            temporary.unlink()
 
 
 def _png_info(metadata: Mapping[str, str]) -> PngInfo:

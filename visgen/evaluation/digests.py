@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from visgen.pipelines.fingerprint import add_tensors
+
 
 def image_digests(images: Tensor) -> Tensor:
     """SHA-256 of each uint8 image (B, 3, H, W), its bytes in (H, W, 3) order as in a PNG: uint8 (B, 32)."""
@@ -22,7 +24,5 @@ def digest_of_digests(digests: Tensor) -> str:
 def module_digest(module: nn.Module) -> str:
     """SHA-256 (hex) over a module's tensors in the order of their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    add_tensors(digest, module)
     return digest.hexdigest()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from visgen.data.files import replacing
 from visgen.errors import InputError
 
 
@@ -40,24 +40,12 @@ def write_once(path: str | os.PathLike[str], write: Callable[[Any], Any], replac
         InputError: something else is there, or the place cannot be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name[:64]}.{uuid.uuid4().hex}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        with replacing(target) as file:
             write(file)
-        _place(temporary, target, replace)
+            if not replace and target.exists():
+                raise FileExistsError(target)
     except FileExistsError:
         raise InputError(f"{str(target)!r} exists; nothing is overwritten, so give a new name") from None
     except OSError as error:
         raise InputError(f"{str(target)!r} cannot be written ({error}); give another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _place(temporary: Path, target: Path, replace: bool) -> None:
-    if replace:
-        os.replace(temporary, target)
-    elif target.exists():
-        raise FileExistsError(target)
-    else:
-        os.rename(temporary, target)

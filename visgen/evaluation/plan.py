@@ -128,10 +128,7 @@ def _check_metric(
         raise InputError(
             f"metric {name} needs the reference's images; {reference.name!r} holds statistics; give a folder"
         )
-    if (
-        name in ("kid", "precision", "recall", "rfid", "fid")
-        and (reference.length or plan.count) < metric.minimum
-    ):
+    if metric.features and (reference.length or plan.count) < metric.minimum:
         raise InputError(f"--reference {reference.name!r} has too few images; {name} needs {metric.minimum}")
     if name == "is" and not protocol.has_logits:
         raise InputError(

@@ -26,10 +26,13 @@ _PACKAGES = {
 _FIELDS = ("subject", "metrics", "protocol", "reference", "count")
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of Python, visgen and the libraries that decide a number; None where one is not installed."""
+def versions(packages: Mapping[str, str] = _PACKAGES) -> dict[str, str | None]:
+    """Versions of Python, visgen and the libraries that decide a number; None where one is not installed.
+
+    `packages` maps names to those of distributions.
+    """
     found: dict[str, str | None] = {"python": platform.python_version(), "visgen": visgen.__version__}
-    for name, package in _PACKAGES.items():
+    for name, package in packages.items():
         try:
             found[name] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

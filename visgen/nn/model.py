@@ -126,4 +126,6 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _as_tuple(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_tuple(item) for name, item in value.items()}
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value

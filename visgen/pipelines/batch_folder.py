@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,12 @@ from typing import Any
 
 from PIL import Image
 
+from visgen.data.files import LEFTOVER, replacing
 from visgen.errors import InputError, shown
 
 SCHEMA = 1
 RECORD_NAME, INDEX_NAME, LOCK_NAME = "batch.json", "index.jsonl", ".batch.lock"
 PICTURE = r"\d{6,}_\d+\.png"
-LEFTOVER = r"\.[0-9a-f]{32}\.tmp"  # of `write_png` and `_replace`, killed between writing and renaming
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -167,17 +166,13 @@ class BatchFolder:
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file in one step, flushed: it is there whole or not at all."""
-        temporary = self.folder / f".{uuid.uuid4().hex}.tmp"
         try:
-            with temporary.open("x", encoding="utf-8") as file:
-                file.write(text)
+            with replacing(self.folder / name) as file:
+                file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.folder / name)
         except OSError as error:
             raise InputError(f"path {shown(str(self.folder / name))} cannot be written ({error})") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _text_of_whole(path: Path) -> dict[str, str] | None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def weights_digest(pipe: Any) -> str:
@@ -22,10 +22,15 @@ def weights_digest(pipe: Any) -> str:
             json.dumps([slot, type(component).__name__, about], sort_keys=True, default=str).encode()
         )
         if isinstance(component, nn.Module):
-            for name, tensor in sorted(component.state_dict().items()):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(_bytes(tensor))
+            add_tensors(digest, component)
     return digest.hexdigest()
+
+
+def add_tensors(digest: Any, module: nn.Module) -> None:
+    """Feed a module's tensors to a `hashlib` digest, in the order of their names."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _config(module: nn.Module) -> dict[str, Any]:
@@ -36,7 +41,3 @@ def _config(module: nn.Module) -> dict[str, Any]:
 def _words(text: Any) -> list[Any]:
     """What a text component turns prompts into ids or features with."""
     return [] if text is None else [text.length, text.known_words(), getattr(text, "encoder", None)]
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -59,8 +59,8 @@ def generate_folder(
     The same call again makes what is missing and touches nothing else. Image j of a row is drawn from
     (seed, row · num_images + j), so it depends neither on the others nor on where a run was stopped: pixels
     are those of an uninterrupted run (same machine, thread count and `batch_size`). In float32 on a CPU
-    another `batch_size` may be used to go on, and then turns a token in millions; elsewhere the batch has one
-    fixed shape, so `batch_size` belongs to it.
+    another `batch_size` may be used to go on, which changes about one image in 500; elsewhere the batch has
+    one fixed shape, so `batch_size` belongs to it.
 
     Args:
         pipe: a text-to-image or class-to-image pipeline.
@@ -156,7 +156,7 @@ def _make(
     pipe: Any, place: BatchFolder, batch: list[Picture], wanted: list[Picture], options: Mapping[str, Any]
 ) -> None:
     """Compute a batch and write those wanted of it. Batches are cut where an uninterrupted run cuts them, and
-    computed whole: floats show their neighbours in the last bit, and one token in millions turns on it."""
+    computed whole: floats show their neighbours in the last bit, and about one image in 500 turns on it."""
     seeds, ordinals = [one.seed for one in batch], [one.ordinal for one in batch]
     result = pipe([one.subject for one in batch], seed=seeds, ordinals=ordinals, **options)
     for image, picture, facts in zip(result.images, batch, image_facts(result), strict=True):

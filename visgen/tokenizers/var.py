@@ -84,7 +84,8 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
             "patch_size": patch_size,
         }
         self.encoder = ConvEncoder(in_channels=in_channels, out_channels=latent_channels, **cnn)
-        own = _decoder_sizes(decoder_sizes or {}, self.downsampling)
+        own = decoder_sizes or {}
+        _check_decoder_sizes(own, self.downsampling)
         self.decoder = ConvDecoder(in_channels=latent_channels, out_channels=in_channels, **cnn | own)
         padding = quant_conv_kernel // 2
         self.quant_conv = nn.Conv2d(latent_channels, latent_channels, quant_conv_kernel, padding=padding)
@@ -204,8 +205,7 @@ class VARTokenizer(VisgenModel, ImageTokenizer):
         return TokenizerPass(self._decode(straight), out)
 
 
-def _decoder_sizes(own: dict[str, Any], downsampling: int) -> dict[str, Any]:
-    """The decoder's own sizes, checked against the encoder's reduction."""
+def _check_decoder_sizes(own: dict[str, Any], downsampling: int) -> None:
     names = ("ch", "ch_mult", "num_res_blocks", "patch_size")
     if surplus := [name for name in own if name not in names]:
         raise InputError(f"decoder_sizes={own!r} holds {surplus[0]!r}; it may hold {', '.join(names)}")
@@ -214,7 +214,6 @@ def _decoder_sizes(own: dict[str, Any], downsampling: int) -> dict[str, Any]:
             f"decoder_sizes={own!r} must hold patch_size and ch_mult that enlarge {downsampling} times: "
             "patch_size · 2^(levels − 1)"
         )
-    return {name: tuple(value) if name == "ch_mult" else value for name, value in own.items()}
 
 
 def _check_sizes(**sizes: int | Sequence[int]) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from typing import Any
 
 import torch
 
+from visgen.evaluation.records import versions
 from visgen.training.metrics import LogFile
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
 
 SCHEMA = 1
-_PACKAGES = ("visgen", "torch", "accelerate", "diffusers", "safetensors")
+_PACKAGES = ("torch", "accelerate", "diffusers", "safetensors")
 
 
 def training_log(recipe: Recipe, objective: Objective, log: LogFile, seconds: float) -> dict[str, Any]:
@@ -29,24 +29,13 @@ def training_log(recipe: Recipe, objective: Objective, log: LogFile, seconds: fl
         "steps": recipe.steps,
         "samples": recipe.steps * recipe.batch_size,
         "seconds": round(seconds, 1),
-        "versions": versions(),
+        "versions": versions({name: name for name in _PACKAGES}),
         "machine": machine(),
         "summary": objective.summary(),
         "final": final,
         "curve": log.curve(),
         "evaluations": log.evaluations(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the result."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def machine() -> dict[str, Any]:

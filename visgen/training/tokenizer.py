@@ -231,7 +231,7 @@ def continued(folder: str, model: dict[str, Any]) -> VARTokenizer:
         InputError: no such tokenizer, or `model` differs from it in something else.
     """
     old = VARTokenizer.from_pretrained(folder)
-    wanted = VARTokenizer(**{**_config(old), **model})
+    wanted = construct(VARTokenizer, {**_config(old), **model}, "model")
     different = [name for name, value in _config(wanted).items() if value != old.config[name]]
     if not different:
         return old
