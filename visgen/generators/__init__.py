@@ -2,4 +2,16 @@
 
 from visgen.registry import Registry
 
-GENERATORS = Registry("generator", {"VARTransformer": "visgen.generators.var:VARTransformer"})
+GENERATORS = Registry(
+    "generator",
+    {
+        "VARTransformer": "visgen.generators.var:VARTransformer",
+        "ELMMaskedTransformer": "visgen.generators.elm_masked:ELMMaskedTransformer",
+        "RasterTransformer": "visgen.generators.raster:RasterTransformer",
+    },
+)
+
+# Small models that draft tokens for a generator
+DRAFTERS = Registry("drafter", {"Drafter": "visgen.generators.drafter:Drafter"})
+
+__all__ = ["DRAFTERS", "GENERATORS"]

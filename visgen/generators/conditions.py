@@ -36,25 +36,36 @@ class ClassCondition:
 
 @dataclass(frozen=True, eq=False)
 class TextCondition:
-    """Features of a text encoder: embeddings (B, T, D), mask bool (B, T) with True = a word."""
+    """Features of a text encoder: embeddings (B, T, D), mask bool (B, T) with True = a word.
+
+    `null` bool (B,) says which rows count as unconditional (None: none); their mask stays, since some models
+    put other features behind it.
+    """
 
     embeddings: Tensor
     mask: Tensor
+    null: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    @property
+    def words(self) -> Tensor:
+        """The mask, without the words of unconditional rows."""
+        return self.mask if self.null is None else self.mask & ~self.null[:, None]
+
     def to(self, device: torch.device | str) -> TextCondition:
         """The same features on another device."""
-        return TextCondition(self.embeddings.to(device), self.mask.to(device))
+        null = None if self.null is None else self.null.to(device)
+        return TextCondition(self.embeddings.to(device), self.mask.to(device), null)
 
     def unconditional(self) -> TextCondition:
-        """The empty prompt: every position masked."""
-        return replace(self, mask=torch.zeros_like(self.mask))
+        """No prompt in any row."""
+        return replace(self, null=torch.ones_like(self.mask[:, 0]))
 
     def dropped(self, rows: Tensor) -> TextCondition:
-        """Empty prompts where `rows` (B,) bool is True."""
-        return replace(self, mask=self.mask & ~rows[:, None])
+        """No prompt where `rows` (B,) bool is True."""
+        return replace(self, null=rows if self.null is None else self.null | rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,7 +145,7 @@ class VARTransformer(VisgenModel, ImageGenerator):
         if isinstance(condition, PromptCondition) and kind == "prompt":
             return self._text_prefix(self.text_emb(condition.input_ids), condition.mask)
         if isinstance(condition, TextCondition) and kind == "text":
-            return self._text_prefix(self.text_proj(condition.embeddings.to(self.dtype)), condition.mask)
+            return self._text_prefix(self.text_proj(condition.embeddings.to(self.dtype)), condition.words)
         raise InputError(f"{type(condition).__name__} does not fit a generator conditioned on {kind!r}")
 
     def _text_prefix(self, words_BTC: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,14 @@ def attend(
     backend = _backend.get()
     if backend == "auto":
         backend = "explicit" if mask is not None and _trains_in_bfloat16_on_cpu(v_BHLD) else "sdpa"
+    grouped = q_BHLD.shape[1] != k_BHLD.shape[1]  # each key head serves several query heads
     if backend == "sdpa":
-        return F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD, attn_mask=mask, scale=scale)
+        return F.scaled_dot_product_attention(
+            q_BHLD, k_BHLD, v_BHLD, attn_mask=mask, scale=scale, enable_gqa=grouped
+        )
+    if grouped:
+        times = q_BHLD.shape[1] // k_BHLD.shape[1]
+        k_BHLD, v_BHLD = k_BHLD.repeat_interleave(times, 1), v_BHLD.repeat_interleave(times, 1)
     return _explicit(q_BHLD, k_BHLD, v_BHLD, mask, q_BHLD.shape[-1] ** -0.5 if scale is None else scale)
 
 

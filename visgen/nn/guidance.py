@@ -1,8 +1,13 @@
 """Classifier-free guidance: `u + s (c − u)`; s = 1 is off. Schedules are named functions of position in [0,
-1]."""
+1].
+
+"constant" is s throughout and "linear" VAR's ramp from off to full. "cosine", "half_linear" and "two_stage"
+are Token-Shuffle's (arXiv 2504.17789). ELM (arXiv 2410.16257) counts positions otherwise, see `step_position`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -10,13 +15,18 @@ from torch import Tensor
 from visgen.errors import UnknownNameError
 from visgen.registry import nearest
 
-Schedule = Callable[[float, float], float]
-
-SCHEDULES: dict[str, Schedule] = {
-    "constant": lambda scale, position: scale,
-    "linear": lambda scale, position: (
-        1.0 + (scale - 1.0) * position
-    ),  # VAR: off at the first step, full at the last
+# position → share of the way from 1 (off) to s
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda u: 1.0,
+    "linear": lambda u: u,
+    "cosine": lambda u: (1 - math.cos(math.pi * u)) / 2,
+    "half_linear": lambda u: min(1.0, 2 * u),
+    "two_stage": lambda u: 0.0 if u < 0.5 else 1.0,
+    "elm_linear": lambda u: u,
+    "elm_cosine": lambda u: math.sin(math.pi * u / 2),
+    "elm_log": lambda u: math.log(1 + u * (math.e - 1)),
+    "elm_square": lambda u: u * u,
+    "elm_square_root": math.sqrt,
 }
 
 
@@ -26,9 +36,19 @@ def guidance_at(scale: float, schedule: str, position: float) -> float:
         raise UnknownNameError(
             f"unknown guidance_schedule {schedule!r}: {nearest(schedule, sorted(SCHEDULES))}"
         )
-    return SCHEDULES[schedule](scale, position)
+    return scale if schedule == "constant" else 1.0 + (scale - 1.0) * SCHEDULES[schedule](position)
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+def step_position(schedule: str, index: int, total: int) -> float:
+    """Position of step `index` of `total`: 0 at the first, 1 at the last; for ELM's schedules (i + 1) / n, and
+    i / n for its square root."""
+    if schedule == "elm_square_root":
+        return index / total
+    if schedule.startswith("elm_"):
+        return (index + 1) / total
+    return index / (total - 1) if total > 1 else 1.0
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """`u + s (c − u)` in the tensors' dtype."""
     return unconditional + scale * (conditional - unconditional)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from visgen.errors import InputError
-from visgen.nn.guidance import guidance_at
+from visgen.nn.guidance import guidance_at, step_position
 
 # Beyond them float32 logits overflow, and what is drawn is no longer of the model.
 LEAST_TEMPERATURE, LARGEST_GUIDANCE = 1e-6, 1e6
@@ -23,7 +23,9 @@ class TokenSampling:
         top_k: keep the k largest logits (ties with the k-th stay), before top-p.
         top_p: in (0, 1]; keep the smallest set of ids whose probability exceeds it.
         guidance_scale: s in `u + s (c − u)`, at most 1e6 in size; 1 is off.
-        guidance_schedule: "constant" or "linear" (1 at the first step, s at the last).
+        guidance_schedule: a name of `visgen.nn.guidance.SCHEDULES`, such as "constant" or "linear" (1 at the
+            first step, s at the last).
+        guidance_steps: next-token models guide the first so many tokens only; None = all.
         smooth: VAR's `more_smooth`: embed a Gumbel-softmax mixture of codes instead of the drawn one.
     """
 
@@ -32,6 +34,7 @@ class TokenSampling:
     top_p: float | None = None
     guidance_scale: float = 1.0
     guidance_schedule: str = "constant"
+    guidance_steps: int | None = None
     smooth: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +55,18 @@ class TokenSampling:
                 "in size; 1 switches guidance off"
             )
         guidance_at(1.0, self.guidance_schedule, 0.0)  # raises on an unknown schedule
+        if self.guidance_steps is not None and self.guidance_steps < 0:
+            raise InputError(f"guidance_steps={self.guidance_steps} must be 0 or more, or None for all")
+
+
+def guidance_table(sampling: TokenSampling, length: int) -> Tensor:
+    """Guidance scale of each of `length` steps, float32 (L,); 1 = off."""
+    scale, schedule = sampling.guidance_scale, sampling.guidance_schedule
+    positions = [step_position(schedule, index, length) for index in range(length)]
+    table = torch.tensor([guidance_at(scale, schedule, position) for position in positions])
+    if sampling.guidance_steps is not None:
+        table[sampling.guidance_steps :] = 1.0
+    return table
 
 
 def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:

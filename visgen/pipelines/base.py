@@ -34,6 +34,7 @@ from visgen.pipelines.options import changed_options
 from visgen.pipelines.output import Callback, Images, join_images
 from visgen.pipelines.seeds import ImageSeed
 from visgen.pipelines.steps import StepReporter
+from visgen.pipelines.strategies import merged_stats
 from visgen.tokenizers.tokens import ImageTokens
 
 Pipeline = TypeVar("Pipeline", bound="ImagePipeline")
@@ -52,6 +53,7 @@ class Job:
         fixed_batch: pad the last micro-batch to `batch_size`.
         callback: `callback(pipe, step, total, state)` after each step.
         known: (source tokens (N, L), keep mask (N or 1, h, w)) for editing.
+        strategy: how next-token models decode, see `strategy_request`; None = one token after another.
     """
 
     condition: Callable[[list[int]], Condition]
@@ -62,6 +64,7 @@ class Job:
     fixed_batch: bool = False
     callback: Callback | None = None
     known: tuple[ImageTokens, Tensor] | None = None
+    strategy: Any = None
 
     @property
     def rows_at_once(self) -> int:
@@ -178,19 +181,21 @@ class ImagePipeline(DiffusionPipeline):
         )  # last: an index means a whole folder
 
     @torch.no_grad()
-    def generate_images(self, job: Job) -> tuple[Images, ImageTokens]:
-        """Run a job: images as `job.finish` makes them, and tokens on the CPU."""
+    def generate_images(self, job: Job) -> tuple[Images, ImageTokens, dict[str, Any]]:
+        """Run a job: images as `job.finish` makes them, tokens on the CPU, and what generating them took."""
         batches = list(micro_batches(len(job.seeds), job.rows_at_once, job.fixed_batch))
-        images, tokens = [], []
+        images, tokens, stats = [], [], []
         try:
             with StepReporter(self, len(batches), self._decode_latents, job.callback) as reporter:
                 for rows, index in batches:
                     result = self._generate(job, rows, index, reporter)
                     images.append(job.finish(self._decode_result(result, len(rows)), rows))
                     tokens.append(result.tokens[: len(rows)].to("cpu"))
+                    stats.append(result.stats)
         finally:
             self.maybe_free_model_hooks()
-        return join_images(images), ImageTokens.cat(tokens)
+        counts = [len(rows) for rows, _ in batches]
+        return join_images(images), ImageTokens.cat(tokens), merged_stats(stats, counts)
 
     def _generate(self, job: Job, rows: range, index: list[int], reporter: StepReporter) -> GenerationResult:
         def on_step(step: Any) -> None:
@@ -204,7 +209,8 @@ class ImagePipeline(DiffusionPipeline):
         request = GenerationRequest(
             condition, job.sampling, noise, known=_known_rows(job.known, index, device)
         )
-        return self.generator.generate(request, quantizer=self._quantizer(device), on_step=on_step)
+        quantizer = self._quantizer(device)
+        return self.generator.generate(request, quantizer=quantizer, strategy=job.strategy, on_step=on_step)
 
     def _quantizer(self, device: torch.device) -> Any:
         """The tokenizer's quantizer, or a copy where the generator is while the tokenizer is offloaded."""

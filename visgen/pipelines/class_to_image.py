@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from visgen.errors import InputError
 from visgen.generators.base import ImageGenerator
@@ -19,6 +19,7 @@ from visgen.pipelines.conditioning import (
 from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
 from visgen.pipelines.output import Callback, ImageOutput, convert_images
 from visgen.pipelines.seeds import Generators, ImageSeed, Seed, image_seeds
+from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.tokenizers.base import ImageTokenizer
 
 
@@ -29,13 +30,17 @@ class ClassToImagePipeline(ImagePipeline):
         tokenizer: turns tokens into images.
         generator: predicts tokens from a class.
         sampling: default options, `TokenSampling` or its keywords; None = no guidance and no filters.
+        drafter: a small model that drafts tokens for the strategies "speculative" and "lantern", or None.
     """
+
+    _optional_components: ClassVar[list[str]] = ["drafter"]
 
     def __init__(
         self,
         tokenizer: ImageTokenizer,
         generator: ImageGenerator,
         sampling: Any | Mapping[str, Any] | None = None,
+        drafter: Any = None,
     ) -> None:
         super().__init__()
         condition = condition_kind(generator, "class")
@@ -43,7 +48,7 @@ class ClassToImagePipeline(ImagePipeline):
             raise InputError(
                 f"generator is conditioned on {condition}, not on classes; use TextToImagePipeline"
             )
-        self._set_up(sampling, tokenizer=tokenizer, generator=generator)
+        self._set_up(sampling, tokenizer=tokenizer, generator=generator, drafter=drafter)
 
     @property
     def num_classes(self) -> int:
@@ -64,6 +69,8 @@ class ClassToImagePipeline(ImagePipeline):
         top_k: int | Default | None = DEFAULT,
         top_p: float | Default | None = DEFAULT,
         smooth: bool | Default = DEFAULT,
+        strategy: Any = None,
+        strategy_options: Mapping[str, Any] | None = None,
         output_type: OutputType = "pil",
         batch_size: int = 16,
         fixed_batch: bool = False,
@@ -81,6 +88,8 @@ class ClassToImagePipeline(ImagePipeline):
             guidance_scale: 1 = off; higher follows the class more closely.
             guidance_schedule: "constant", or "linear" from 1 at the first step.
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
+            strategy: how next-token models decode: a name of `visgen.decoding.STRATEGIES`, "NAME:VALUE", or a
+                `DecodingStrategy`; None = one token after another. strategy_options: its keywords.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
             batch_size: images generated at once (with `smooth`: one, unless `fixed_batch`).
             fixed_batch: always compute `batch_size` rows, so that half precision does not show the batch.
@@ -110,9 +119,11 @@ class ClassToImagePipeline(ImagePipeline):
             batch_size=positive("batch_size", batch_size),
             fixed_batch=fixed_batch,
             callback=callback_on_step_end,
+            strategy=strategy_request(self, strategy, strategy_options),
         )
-        images, tokens = self.generate_images(job)
-        return ImageOutput(images, tokens, labels=labels, seeds=list(seeds), settings=self._settings(options))
+        images, tokens, stats = self.generate_images(job)
+        settings = self._settings(options, **strategy_facts(strategy, strategy_options))
+        return ImageOutput(images, tokens, labels=labels, seeds=list(seeds), settings=settings, stats=stats)
 
     def _labels_and_seeds(
         self,

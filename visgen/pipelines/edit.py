@@ -30,6 +30,7 @@ from visgen.pipelines.output import Callback, ImageOutput, Images, convert_image
 from visgen.pipelines.pictures import as_image_list, image_size
 from visgen.pipelines.seeds import Generators, Seed, image_seeds
 from visgen.pipelines.text_to_image import check_text_length
+from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.tokenizers.base import ImageTokenizer
 
 
@@ -43,9 +44,10 @@ class EditPipeline(ImagePipeline):
         generator: predicts tokens.
         text: needed by generators that are conditioned on text.
         sampling: default options, `TokenSampling` or its keywords; None = no guidance and no filters.
+        drafter: as for `TextToImagePipeline`.
     """
 
-    _optional_components: ClassVar[list[str]] = ["text"]
+    _optional_components: ClassVar[list[str]] = ["text", "drafter"]
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class EditPipeline(ImagePipeline):
         generator: ImageGenerator,
         text: Any = None,
         sampling: Any | Mapping[str, Any] | None = None,
+        drafter: Any = None,
     ) -> None:
         super().__init__()
         condition = condition_kind(generator, "class" if text is None else "prompt")
@@ -60,9 +63,8 @@ class EditPipeline(ImagePipeline):
             raise InputError(f"generator is conditioned on {condition}; give a text component too")
         if text is not None:
             check_text_length(text, generator)
-        self._set_up(
-            sampling, tokenizer=tokenizer, generator=generator, text=None if condition == "class" else text
-        )
+        text = None if condition == "class" else text
+        self._set_up(sampling, tokenizer=tokenizer, generator=generator, text=text, drafter=drafter)
 
     def __call__(
         self,
@@ -84,6 +86,8 @@ class EditPipeline(ImagePipeline):
         top_k: int | Default | None = DEFAULT,
         top_p: float | Default | None = DEFAULT,
         smooth: bool | Default = DEFAULT,
+        strategy: Any = None,
+        strategy_options: Mapping[str, Any] | None = None,
         output_type: OutputType = "pil",
         batch_size: int = 16,
         fixed_batch: bool = False,
@@ -105,7 +109,7 @@ class EditPipeline(ImagePipeline):
             generator: a torch generator to draw the seeds from, or one per result; instead of `seed`.
             guidance_scale, guidance_schedule, temperature, top_k, top_p, smooth: see `TokenSampling`.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
-            batch_size, fixed_batch, callback_on_step_end: as for `TextToImagePipeline`.
+            strategy, strategy_options, batch_size, fixed_batch, callback_on_step_end: as for `TextToImagePipeline`.
 
         Raises:
             InputError: not exactly one of box and mask, a region without a token, or another bad argument.
@@ -147,18 +151,20 @@ class EditPipeline(ImagePipeline):
             batch_size=batch_size,
             fixed_batch=fixed_batch,
             callback=callback_on_step_end,
+            strategy=strategy_request(self, strategy, strategy_options),
             known=(self.encode_images(pixels)[sources], region.rows(sources).keep),
         )
-        made, tokens = self.generate_images(job)
+        made, tokens, stats = self.generate_images(job)
         told = {
             "box": None if box is None else tuple(box),
             "mask": mask is not None,
             "invert": invert,
             "paste": paste,
+            **strategy_facts(strategy, strategy_options),
         }
         settings = self._settings(options, negative_prompt=negative_prompt, **told)
         named = {"labels": subjects} if self.text is None else {"prompts": subjects}
-        return ImageOutput(made, tokens, seeds=list(seeds), settings=settings, **named)
+        return ImageOutput(made, tokens, seeds=list(seeds), settings=settings, stats=stats, **named)
 
     def _subjects(self, prompt: str | Sequence[str] | None, label: Labels) -> list[Any]:
         """Prompts or labels, whichever the model reads."""

@@ -22,6 +22,7 @@ from visgen.pipelines.conditioning import as_labels, warn_of_unknown_words
 from visgen.pipelines.metadata import image_facts, text_chunks
 from visgen.pipelines.options import override, positive
 from visgen.pipelines.rows import Row, as_rows
+from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.pipelines.text_to_image import TextToImagePipeline
 
 
@@ -52,6 +53,8 @@ def generate_folder(
     negative_prompt: str | None = None,
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
+    strategy: str | None = None,
+    strategy_options: Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> FolderResult:
     """Write `{row:06d}_{j}.png` for each row and j < `num_images`, and `index.jsonl`; memory stays flat.
@@ -70,6 +73,7 @@ def generate_folder(
         seed: of the rows that have none; None = that of the batch in the folder, or a fresh one.
         negative_prompt: what guidance leads away from; prompts only.
         batch_size: images computed at once.
+        strategy, strategy_options: how next-token models decode, see `TextToImagePipeline`.
         on_progress: called with (images there, images in all) at the start and as they appear.
         sampling: keywords of the pipeline's call: `guidance_scale`, `top_k`, …
 
@@ -91,8 +95,11 @@ def generate_folder(
         seed=seed,
         negative_prompt=negative_prompt,
         batch_size=size if fixed else None,
+        **strategy_facts(strategy, strategy_options),
     )
     negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
+    strategy_request(pipe, strategy, strategy_options)  # refuse now what would end the run at its first row
+    negative |= strategy_facts(strategy, strategy_options)
     options = {**sampling, **negative, "batch_size": size, "fixed_batch": fixed}
     with BatchFolder(folder) as place:
         chosen = settle(place, record)

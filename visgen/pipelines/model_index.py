@@ -12,7 +12,7 @@ import torch
 
 import visgen
 from visgen.errors import InputError, shown
-from visgen.generators import GENERATORS
+from visgen.generators import DRAFTERS, GENERATORS
 from visgen.nn.model import read_json
 from visgen.pipelines import PIPELINES, TEXTS
 from visgen.pipelines.assets import assets_folder
@@ -22,7 +22,12 @@ from visgen.tokenizers import TOKENIZERS
 INDEX_NAME = "model_index.json"
 SCHEMA = 1
 LIBRARY = "visgen"
-SLOTS: dict[str, Registry] = {"tokenizer": TOKENIZERS, "generator": GENERATORS, "text": TEXTS}
+SLOTS: dict[str, Registry] = {
+    "tokenizer": TOKENIZERS,
+    "generator": GENERATORS,
+    "text": TEXTS,
+    "drafter": DRAFTERS,
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class ModelIndex:
 
     Attributes:
         class_name: pipeline, a name of `PIPELINES`.
-        components: slot ("tokenizer", "generator", "text") → component.
+        components: slot ("tokenizer", "generator", "text", "drafter") → component.
         sampling: the model's default sampling, keywords of its family's dataclass.
         card: what people want to know: licence, recipe, parity, notes.
     """

@@ -32,6 +32,8 @@ class ImageOutput:
         labels: class of each image, where there are classes; -1 is unconditional.
         seeds: (seed, ordinal) of each image; None where nothing is random.
         settings: resolved options, model, device, dtype and version.
+        stats: what generating took: `passes` of the model for each image, and for next-token models the
+            fields of `visgen.decoding.base.DecodingStats`.
         progressive: for each image, the image after each scale from coarse to fine; None unless asked for.
     """
 
@@ -41,6 +43,7 @@ class ImageOutput:
     labels: list[int] | None = None
     seeds: list[ImageSeed | None] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
     progressive: list[Images] | None = None
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from visgen.errors import InputError
 from visgen.generators.base import ImageGenerator
@@ -18,6 +18,7 @@ from visgen.pipelines.conditioning import (
 from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
 from visgen.pipelines.output import Callback, ImageOutput, convert_images
 from visgen.pipelines.seeds import Generators, Seed, image_seeds
+from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.tokenizers.base import ImageTokenizer
 
 
@@ -29,7 +30,10 @@ class TextToImagePipeline(ImagePipeline):
         generator: predicts tokens from a prompt.
         text: turns prompts into what the generator is conditioned on (`WordVocabulary`, `TextFeatures`).
         sampling: default options, `TokenSampling` or its keywords; None = no guidance and no filters.
+        drafter: a small model that drafts tokens for the strategies "speculative" and "lantern", or None.
     """
+
+    _optional_components: ClassVar[list[str]] = ["drafter"]
 
     def __init__(
         self,
@@ -37,12 +41,13 @@ class TextToImagePipeline(ImagePipeline):
         generator: ImageGenerator,
         text: Any,
         sampling: Any | Mapping[str, Any] | None = None,
+        drafter: Any = None,
     ) -> None:
         super().__init__()
         if condition_kind(generator, "prompt") == "class":
             raise InputError("generator is conditioned on classes, not on text; use ClassToImagePipeline")
         check_text_length(text, generator)
-        self._set_up(sampling, tokenizer=tokenizer, generator=generator, text=text)
+        self._set_up(sampling, tokenizer=tokenizer, generator=generator, text=text, drafter=drafter)
 
     def __call__(
         self,
@@ -59,6 +64,8 @@ class TextToImagePipeline(ImagePipeline):
         top_k: int | Default | None = DEFAULT,
         top_p: float | Default | None = DEFAULT,
         smooth: bool | Default = DEFAULT,
+        strategy: Any = None,
+        strategy_options: Mapping[str, Any] | None = None,
         output_type: OutputType = "pil",
         batch_size: int = 16,
         fixed_batch: bool = False,
@@ -77,6 +84,8 @@ class TextToImagePipeline(ImagePipeline):
             guidance_scale: 1 = off; higher follows the prompt more closely.
             guidance_schedule: "constant", or "linear" from 1 at the first step.
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
+            strategy: how next-token models decode: a name of `visgen.decoding.STRATEGIES`, "NAME:VALUE", or a
+                `DecodingStrategy`; None = one token after another. strategy_options: its keywords.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
             batch_size: images generated at once (with `smooth`: one, unless `fixed_batch`).
             fixed_batch: always compute `batch_size` rows, so that half precision does not show the batch.
@@ -112,10 +121,14 @@ class TextToImagePipeline(ImagePipeline):
             batch_size=positive("batch_size", batch_size),
             fixed_batch=fixed_batch,
             callback=callback_on_step_end,
+            strategy=strategy_request(self, strategy, strategy_options),
         )
-        images, tokens = self.generate_images(job)
-        settings = self._settings(options, negative_prompt=negative_prompt)
-        return ImageOutput(images, tokens, prompts=prompts, seeds=list(seeds), settings=settings)
+        images, tokens, stats = self.generate_images(job)
+        told = strategy_facts(strategy, strategy_options)
+        settings = self._settings(options, negative_prompt=negative_prompt, **told)
+        return ImageOutput(
+            images, tokens, prompts=prompts, seeds=list(seeds), settings=settings, stats=stats
+        )
 
 
 def check_text_length(text: Any, generator: Any) -> None:

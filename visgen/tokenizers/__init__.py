@@ -2,4 +2,11 @@
 
 from visgen.registry import Registry
 
-TOKENIZERS = Registry("tokenizer", {"VARTokenizer": "visgen.tokenizers.var:VARTokenizer"})
+TOKENIZERS = Registry(
+    "tokenizer",
+    {
+        "BAETokenizer": "visgen.tokenizers.bae:BAETokenizer",
+        "VARTokenizer": "visgen.tokenizers.var:VARTokenizer",
+        "VQTokenizer": "visgen.tokenizers.vq:VQTokenizer",
+    },
+)

@@ -17,8 +17,10 @@ OBJECTIVES = Registry(
     "training objective",
     {
         "multiscale-tokenizer": "visgen.training.tokenizer:MultiscaleTokenizerObjective",
+        "vq-tokenizer": "visgen.training.tokenizer:VQTokenizerObjective",
         "scenes-checker": "visgen.training.checker:SceneCheckerObjective",
         "next-scale-generator": "visgen.training.generator:NextScaleObjective",
+        "next-token-generator": "visgen.training.generator:NextTokenObjective",
     },
 )
 

@@ -1,8 +1,9 @@
-"""Training of next-scale generators (VAR, arXiv 2404.02905, section 3.2): cross-entropy on a frozen
-tokenizer's ids."""
+"""Training of generators on a frozen tokenizer's ids: next scale (VAR, arXiv 2404.02905, section 3.2) and
+next token (LlamaGen, arXiv 2406.06525, section 2.2)."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from visgen.errors import InputError
 from visgen.evaluation.scenes.adherence import evaluate_adherence
 from visgen.generators.base import GenerationRequest
 from visgen.generators.conditions import ClassCondition, Condition
+from visgen.generators.raster import RasterTransformer
+from visgen.generators.token_shuffle import shuffled
 from visgen.generators.var import VARTransformer
 from visgen.nn.building import construct
-from visgen.nn.model import read_config
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
 from visgen.pipelines.base import ImagePipeline
@@ -32,11 +34,11 @@ from visgen.pipelines.prompts import WordVocabulary
 from visgen.pipelines.text_features import TextFeatures
 from visgen.pipelines.text_to_image import TextToImagePipeline
 from visgen.schema import convert, read
-from visgen.tokenizers import TOKENIZERS
 from visgen.tokenizers.base import ImageTokenizer
+from visgen.tokenizers.tokens import Grid
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
+from visgen.training.tokenizer import load_tokenizer, to_pixels, validation_batches, validation_source
 
 ConditionKind = Literal["class", "prompt", "text"]
 
@@ -47,7 +49,8 @@ class GeneratorOptions:
 
     Args:
         tokenizer: model folder of a tokenizer, or a pipeline folder or shipped model that has one.
-        init: generator folder to start from instead of random weights.
+        init: generator folder, or model that has one, to start from instead of random weights. A next-token
+            model of single tokens may become one of windows (`model.window`).
         gamma_init: initial scale of the residual gates (VAR: 1e-3 for d16 … 5e-6 for d36).
         condition_dropout: fraction of rows trained without their condition, for guidance.
         words: closed vocabulary of a word-conditional model; None = the words of the training captions.
@@ -74,8 +77,8 @@ class GeneratorOptions:
     card: dict[str, Any] | None = None
 
 
-class NextScaleObjective(Objective):
-    """Predict the ids of every scale from those before.
+class GeneratorObjective(Objective):
+    """Predict a tokenizer's ids from a condition; subclasses build the generator.
 
     Args:
         model: the generator.
@@ -89,7 +92,7 @@ class NextScaleObjective(Objective):
 
     def __init__(
         self,
-        model: VARTransformer,
+        model: Any,
         tokenizer: Any,
         text: WordVocabulary | TextFeatures | None,
         options: GeneratorOptions,
@@ -101,7 +104,18 @@ class NextScaleObjective(Objective):
         self.sampling = read(TokenSampling, options.sampling, "options.sampling")
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, data: Any) -> NextScaleObjective:
+    @abstractmethod
+    def build_model(cls, recipe: Recipe, options: GeneratorOptions, config: dict[str, Any]) -> Any:
+        """The generator, of `options.init` or with random weights; `config` says what class, text and data
+        determine of its configuration beyond `recipe.model`."""
+
+    @classmethod
+    @abstractmethod
+    def tokenizer_config(cls, tokenizer: ImageTokenizer) -> dict[str, Any]:
+        """What the tokenizer determines of the generator's configuration."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, data: Any) -> GeneratorObjective:
         options = read(GeneratorOptions, recipe.options, "options")
         tokenizer = load_tokenizer(options.tokenizer)
         if getattr(data, "image_size", tokenizer.pixel_size) != tokenizer.pixel_size:
@@ -110,13 +124,8 @@ class NextScaleObjective(Objective):
             )
         kind = convert(recipe.model.get("condition", "class"), ConditionKind, "model.condition")
         text = _text(kind, options, data)
-        if options.init:
-            model = VARTransformer.from_pretrained(options.init)
-        else:
-            model = construct(
-                VARTransformer, _model_config(recipe.model, kind, tokenizer, text, data), "model"
-            )
-            model.init_weights(options.gamma_init)
+        config = _condition_config(kind, text, data, recipe.model) | cls.tokenizer_config(tokenizer)
+        model = cls.build_model(recipe, options, config)
         return cls(model, tokenizer, text, options, validation_source(recipe, options.validation_batches))
 
     def condition(self, batch: Batch) -> Condition:
@@ -141,13 +150,13 @@ class NextScaleObjective(Objective):
         condition = condition.dropped(rows.to(batch.images.device))
         return self.model.loss(tokens, condition, quantizer=self.tokenizer.quantizer)
 
-    def samples(self, model: VARTransformer, batch: Batch) -> Image:
+    def samples(self, model: Any, batch: Batch) -> Image:
         """Sixteen images of the batch's conditions, always from the same noise."""
         condition = self.condition(_first(batch, 16))
         with torch.autocast(batch.images.device.type, enabled=False):
             return image_grid(to_pil(self._generate(model, condition)), columns=8)
 
-    def _generate(self, model: VARTransformer, condition: Condition, first: int = 0) -> Tensor:
+    def _generate(self, model: Any, condition: Condition, first: int = 0) -> Tensor:
         noise = Noise.per_image([(0, first + k) for k in range(len(condition))])
         request = GenerationRequest(condition, self.sampling, noise)
         result = model.generate(request, quantizer=self.tokenizer.quantizer)
@@ -155,7 +164,7 @@ class NextScaleObjective(Objective):
             return self.tokenizer.decode_latents(result.latents).float()
         return self.tokenizer.decode(result.tokens).float()
 
-    def evaluate(self, model: VARTransformer, step: int) -> dict[str, float]:
+    def evaluate(self, model: Any, step: int) -> dict[str, float]:
         """Loss and accuracy on held-out images, and adherence to held-out captions, as far as asked for."""
         totals: dict[str, float] = self._adherence(model) if self.options.adherence_scenes else {}
         if self.validation is None:
@@ -168,7 +177,7 @@ class NextScaleObjective(Objective):
                 totals[name] = totals.get(name, 0.0) + float(value) / len(batches)
         return totals
 
-    def _adherence(self, model: VARTransformer) -> dict[str, float]:
+    def _adherence(self, model: Any) -> dict[str, float]:
         """Share of held-out captions drawn right, in all and by kind of scene."""
         source = Scenes("validation", self.options.adherence_scenes, balanced=True)
         scenes, images = [], []
@@ -183,7 +192,7 @@ class NextScaleObjective(Objective):
         shares = {"adherence": report.overall} | {f"adherence_{k}": s for k, s in report.kinds.items()}
         return {name: share.value for name, share in shares.items()}
 
-    def export(self, folder: Path, model: VARTransformer) -> None:
+    def export(self, folder: Path, model: Any) -> None:
         """A whole pipeline: tokenizer, generator, text, default sampling."""
         parts: dict[str, Any] = {
             "tokenizer": self.tokenizer,
@@ -197,11 +206,63 @@ class NextScaleObjective(Objective):
         pipe.save_pretrained(folder, card=self.options.card)
 
 
-def load_tokenizer(name: str) -> ImageTokenizer:
-    """A tokenizer's own folder, or the tokenizer of any model that `visgen.load` knows."""
+class NextScaleObjective(GeneratorObjective):
+    """Predict the ids of every scale from those before."""
+
+    @classmethod
+    def tokenizer_config(cls, tokenizer: ImageTokenizer) -> dict[str, Any]:
+        assert tokenizer.codebook is not None
+        size, channels = tokenizer.codebook.shape
+        scales = tuple(h for h, _ in tokenizer.layout.sizes)  # type: ignore[union-attr]
+        return {"scales": scales, "codebook_size": size, "latent_channels": channels}
+
+    @classmethod
+    def build_model(cls, recipe: Recipe, options: GeneratorOptions, config: dict[str, Any]) -> VARTransformer:
+        if options.init:
+            return VARTransformer.from_pretrained(options.init)
+        model = construct(VARTransformer, config, "model")
+        model.init_weights(options.gamma_init)
+        return model
+
+
+class NextTokenObjective(GeneratorObjective):
+    """Predict the ids of every position, or window of positions, from those before."""
+
+    @classmethod
+    def tokenizer_config(cls, tokenizer: ImageTokenizer) -> dict[str, Any]:
+        layout = tokenizer.layout
+        if not isinstance(layout, Grid):
+            raise InputError(
+                f"options.tokenizer has tokens of layout {layout}; next-token models need a grid"
+            )
+        assert tokenizer.codebook is not None
+        return {"grid": (layout.h, layout.w), "codebook_size": len(tokenizer.codebook)}
+
+    @classmethod
+    def build_model(
+        cls, recipe: Recipe, options: GeneratorOptions, config: dict[str, Any]
+    ) -> RasterTransformer:
+        if not options.init:
+            return construct(RasterTransformer, config, "model")
+        model = load_generator(options.init)
+        window = config.get("window", 1)
+        if window == model.config.window:
+            return model
+        return shuffled(model, window, config.get("shuffle_blocks", 2))
+
+
+def load_generator(name: str) -> RasterTransformer:
+    """A next-token generator's own folder, or the one of any model that `visgen.load` knows.
+
+    Raises:
+        InputError: a generator of another kind.
+    """
     if (Path(name) / "config.json").is_file():
-        return TOKENIZERS.load(read_config(Path(name)).get("_class_name", "")).from_pretrained(name)
-    return load(name, task="reconstruct").tokenizer
+        return RasterTransformer.from_pretrained(name)
+    generator = getattr(load(name), "generator", None)
+    if not isinstance(generator, RasterTransformer):
+        raise InputError(f"options.init={name!r} has no RasterTransformer")
+    return generator
 
 
 def _text(kind: str, options: GeneratorOptions, data: Any) -> WordVocabulary | TextFeatures | None:
@@ -217,22 +278,14 @@ def _text(kind: str, options: GeneratorOptions, data: Any) -> WordVocabulary | T
     return WordVocabulary.from_words(words, options.text_length)
 
 
-def _model_config(
-    model: dict[str, Any], kind: str, tokenizer: ImageTokenizer, text: Any, data: Any
-) -> dict[str, Any]:
-    """The recipe's model section, completed by what the tokenizer, the text and the data determine."""
-    assert tokenizer.codebook is not None
-    config = dict(model)
-    config["scales"] = tuple(h for h, _ in tokenizer.layout.sizes)  # type: ignore[union-attr]
-    config["codebook_size"], config["latent_channels"] = tokenizer.codebook.shape
+def _condition_config(kind: str, text: Any, data: Any, model: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's model section, completed by what text or classes determine."""
     if kind == "class":
         classes = getattr(data, "classes", None)
-        config.setdefault("num_classes", len(classes) if classes else 1000)
-    elif kind == "prompt":
-        config |= {"text_length": text.length, "text_vocab_size": text.vocab_size}
-    else:
-        config |= {"text_length": text.length, "text_dim": text.model.config.hidden_size}
-    return config
+        return {"num_classes": len(classes) if classes else 1000} | model
+    if kind == "prompt":
+        return model | {"text_length": text.length, "text_vocab_size": text.vocab_size}
+    return model | {"text_length": text.length, "text_dim": text.model.config.hidden_size}
 
 
 def _first(batch: Batch, count: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Training of the multi-scale residual VQ tokenizer (VAR, arXiv 2404.02905, section 3.1 and appendix).
+"""Training of VQ tokenizers: of VAR's scales (arXiv 2404.02905, section 3.1) and of one grid (LlamaGen, 2406.06525).
 
 Reconstruction + quantizer loss, optionally perceptual (LPIPS) and adversarial terms. Codebook usage and
 perplexity stand in every log line; codes that died are restarted from what is being quantised.
@@ -7,6 +7,7 @@ perplexity stand in every log line; codes that died are restarted from what is b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +18,15 @@ from visgen.data.batch import Batch
 from visgen.data.images import image_grid, to_pil
 from visgen.errors import InputError
 from visgen.nn.building import construct
+from visgen.nn.model import read_config
 from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
+from visgen.pipelines.loading import load
 from visgen.schema import read
-from visgen.tokenizers.var import TokenizerPass, VARTokenizer
+from visgen.tokenizers import TOKENIZERS
+from visgen.tokenizers.base import ImageTokenizer
+from visgen.tokenizers.convolutional import ConvTokenizer, TokenizerPass
+from visgen.tokenizers.var import VARTokenizer
+from visgen.tokenizers.vq import VQTokenizer
 from visgen.training.losses import (
     AdversarialLoss,
     PatchDiscriminator,
@@ -64,6 +71,7 @@ class TokenizerOptions:
     Args:
         init: model folder to start from instead of random weights; of the recipe's model section, only
             `decoder_sizes` may then differ, and such a decoder starts from random weights.
+        init_cnn: tokenizer folder or model whose encoder and decoder layers to start from, where they fit.
         quantizer_weight: weight of the codebook and commitment terms.
         gradient_weight: weight of the L1 between finite differences: edges.
         object_weight: weigh pixels that differ from their surroundings up to 5×.
@@ -78,6 +86,7 @@ class TokenizerOptions:
     """
 
     init: str | None = None
+    init_cnn: str | None = None
     quantizer_weight: float = 1.0
     gradient_weight: float = 0.0
     object_weight: bool = False
@@ -92,8 +101,8 @@ class TokenizerOptions:
     adversarial: AdversarialSpec | None = None
 
 
-class MultiscaleTokenizerObjective(Objective):
-    """Reconstruct images through the multi-scale quantizer.
+class TokenizerObjective(Objective):
+    """Reconstruct images through a quantizer; subclasses name the tokenizer's class.
 
     Args:
         model: what is trained.
@@ -103,13 +112,14 @@ class MultiscaleTokenizerObjective(Objective):
     """
 
     frozen: ClassVar[tuple[str, ...]] = ("perceptual",)
+    family: ClassVar[type[ConvTokenizer]]
 
     def __init__(
-        self, model: VARTokenizer, options: TokenizerOptions, steps: int, validation: Any = None
+        self, model: ConvTokenizer, options: TokenizerOptions, steps: int, validation: Any = None
     ) -> None:
         super().__init__()
         self.model, self.options, self.steps, self.validation = model, options, steps, validation
-        size, channels = model.config.codebook_size, model.config.latent_channels
+        size, channels = model.codebook.shape
         self.register_buffer("counts", torch.ones(size))
         self.register_buffer("vectors", torch.zeros(0, channels), persistent=False)
         lpips, gan = options.perceptual, options.adversarial
@@ -121,12 +131,14 @@ class MultiscaleTokenizerObjective(Objective):
                 module.requires_grad_(False)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, data: Any) -> MultiscaleTokenizerObjective:
+    def from_recipe(cls, recipe: Recipe, data: Any) -> TokenizerObjective:
         options = read(TokenizerOptions, recipe.options, "options")
         if options.init:
-            model = continued(options.init, recipe.model)
+            model = continued(cls.family, options.init, recipe.model)
         else:
-            model = construct(VARTokenizer, recipe.model, "model")
+            model = construct(cls.family, recipe.model, "model")
+            if options.init_cnn:
+                take_cnn(model, load_tokenizer(options.init_cnn))
         size = getattr(data, "image_size", model.pixel_size)
         if size != model.pixel_size:
             raise InputError(
@@ -197,13 +209,13 @@ class MultiscaleTokenizerObjective(Objective):
             values["codes_restarted"] = float(restarted)
         return values
 
-    def samples(self, model: VARTokenizer, batch: Batch) -> Image:
+    def samples(self, model: ConvTokenizer, batch: Batch) -> Image:
         """Images above their reconstructions, eight of each."""
         images = to_pixels(batch.images[:8])
         recon = model.decode(model.encode(images)).float()
         return image_grid(to_pil(images) + to_pil(recon), columns=len(images))
 
-    def evaluate(self, model: VARTokenizer, step: int) -> dict[str, float]:
+    def evaluate(self, model: ConvTokenizer, step: int) -> dict[str, float]:
         """PSNR, codebook usage and perplexity on held-out images."""
         if self.validation is None:
             return {}
@@ -224,14 +236,51 @@ class MultiscaleTokenizerObjective(Objective):
         return {"parameters": sum(counts.values()), **{f"parameters_{k}": v for k, v in counts.items()}}
 
 
-def continued(folder: str, model: dict[str, Any]) -> VARTokenizer:
+class MultiscaleTokenizerObjective(TokenizerObjective):
+    """Training of a `VARTokenizer`."""
+
+    family = VARTokenizer
+
+
+class VQTokenizerObjective(TokenizerObjective):
+    """Training of a `VQTokenizer`."""
+
+    family = VQTokenizer
+
+
+def load_tokenizer(name: str) -> ImageTokenizer:
+    """A tokenizer's own folder, or the tokenizer of any model that `visgen.load` knows."""
+    if (Path(name) / "config.json").is_file():
+        return TOKENIZERS.load(read_config(Path(name)).get("_class_name", "")).from_pretrained(name)
+    return load(name, task="reconstruct").tokenizer
+
+
+def take_cnn(model: ConvTokenizer, other: ImageTokenizer) -> None:
+    """Copy the weights of another tokenizer's encoder and decoder into those of `model`, layer by layer, where
+    name and shape agree.
+
+    Raises:
+        InputError: none does.
+    """
+    own = model.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in other.state_dict().items()  # type: ignore[attr-defined]
+        if name.startswith(("encoder.", "decoder.")) and name in own and own[name].shape == tensor.shape
+    }
+    if not fitting:
+        raise InputError("options.init_cnn: no layer of that tokenizer has the shape of one of the model's")
+    model.load_state_dict(fitting, strict=False)
+
+
+def continued(family: type[ConvTokenizer], folder: str, model: dict[str, Any]) -> ConvTokenizer:
     """The tokenizer of a folder, with a new decoder where `model`, a recipe's section, describes another one.
 
     Raises:
         InputError: no such tokenizer, or `model` differs from it in something else.
     """
-    old = VARTokenizer.from_pretrained(folder)
-    wanted = construct(VARTokenizer, {**_config(old), **model}, "model")
+    old = family.from_pretrained(folder)
+    wanted = construct(family, {**_config(old), **model}, "model")
     different = [name for name, value in _config(wanted).items() if value != old.config[name]]
     if not different:
         return old
@@ -242,7 +291,7 @@ def continued(folder: str, model: dict[str, Any]) -> VARTokenizer:
     return wanted
 
 
-def _config(model: VARTokenizer) -> dict[str, Any]:
+def _config(model: ConvTokenizer) -> dict[str, Any]:
     return {name: value for name, value in model.config.items() if not name.startswith("_")}
 
 

@@ -1,0 +1,83 @@
+"""The condition in front of a next-token sequence: one class position, words, or features of a text encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visgen.errors import InputError
+from visgen.generators.conditions import ClassCondition, Condition, PromptCondition, TextCondition
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Embeddings (B, P, C), and bool (B, P) of the positions that others may see; None = all."""
+
+    embeddings: Tensor
+    visible: Tensor | None = None
+
+
+class ClassPrefix(nn.Module):
+    """A learned vector per class, the last one for no class."""
+
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(num_classes + 1, hidden_size)
+        self.length = 1
+
+    def forward(self, condition: Condition) -> Prefix:
+        if not isinstance(condition, ClassCondition):
+            raise _unfit(condition, "class")
+        labels, last = condition.labels, self.embed.num_embeddings - 1
+        return Prefix(self.embed(labels.where(labels >= 0, last))[:, None])
+
+
+class PromptPrefix(nn.Module):
+    """A vector per word and one per position; masked positions hold a learned vector and are seen too."""
+
+    def __init__(self, vocab_size: int, length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.length = length
+        self.embed = nn.Embedding(vocab_size, hidden_size)
+        self.text_pos = nn.Parameter(torch.zeros(1, length, hidden_size))
+        self.text_null = nn.Parameter(torch.zeros(1, 1, hidden_size))
+
+    def forward(self, condition: Condition) -> Prefix:
+        if not isinstance(condition, PromptCondition):
+            raise _unfit(condition, "prompt")
+        _check_length(condition.input_ids, self.length)
+        words = self.embed(condition.input_ids)
+        return Prefix(torch.where(condition.mask[..., None], words, self.text_null) + self.text_pos)
+
+
+class TextPrefix(nn.Module):
+    """Text features through an MLP (LlamaGen's `cap_proj`); without a prompt, stored features that are never
+    trained stand in, behind the same mask."""
+
+    def __init__(self, text_dim: int, length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.length = length
+        self.fc1 = nn.Linear(text_dim, hidden_size, bias=False)
+        self.fc2 = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.register_buffer("text_null", torch.randn(length, text_dim) / text_dim**0.5)
+
+    def forward(self, condition: Condition) -> Prefix:
+        if not isinstance(condition, TextCondition):
+            raise _unfit(condition, "text")
+        _check_length(condition.embeddings, self.length)
+        features = condition.embeddings.to(self.fc1.weight.dtype)
+        if condition.null is not None:
+            features = torch.where(condition.null[:, None, None], self.text_null, features)
+        return Prefix(self.fc2(F.gelu(self.fc1(features), approximate="tanh")), condition.mask)
+
+
+def _unfit(condition: Condition, kind: str) -> InputError:
+    return InputError(f"{type(condition).__name__} does not fit a generator conditioned on {kind!r}")
+
+
+def _check_length(text: Tensor, length: int) -> None:
+    if text.shape[1] != length:
+        raise InputError(f"text of {text.shape[1]} positions must have text_length={length}")

@@ -1,0 +1,122 @@
+"""A session of a raster model: cache, conditional and unconditional rows, guided logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visgen.decoding.base import Session, Step
+from visgen.generators.conditions import Condition
+from visgen.generators.prefix import Prefix
+from visgen.nn.guidance import guide
+from visgen.nn.sampling import TokenSampling, guidance_table
+from visgen.nn.slot_cache import SlotCache
+
+
+class RasterSession(Session):
+    """See `Session`. Rows are doubled, conditional first, when guidance is on anywhere.
+
+    Args:
+        model: the `RasterTransformer` that asks; its module imports this one, not the other way round.
+        condition: of B images.
+        sampling: for guidance; filters are the law's business.
+        entries: the largest number of tokens fed at once.
+    """
+
+    def __init__(self, model: Any, condition: Condition, sampling: TokenSampling, entries: int) -> None:
+        self.model, self.device = model, model.device
+        self.batch_size = len(condition)
+        self.length = model.positions[0] * model.positions[1]
+        self.num_codes, self.vocab_size = model.num_codes, model.config.codebook_size
+        self.committed = torch.zeros(self.batch_size, dtype=torch.long, device=self.device)
+        self.passes = 0
+        self.scales = guidance_table(sampling, self.length).to(self.device)
+        self.guided = bool((self.scales != 1).any())
+        halves = [condition, condition.unconditional()] if self.guided else [condition]
+        prefixes = [model.prefix(half.to(self.device)) for half in halves]
+        self._visible = None
+        if prefixes[0].visible is not None:  # the unconditional rows have the mask of the prompt
+            self._visible = torch.cat([prefixes[0].visible] * len(prefixes))
+        self._prefix = torch.cat([prefix.embeddings for prefix in prefixes])
+        self.rows = len(self._prefix)
+        self.cache = self._new_cache(entries)
+
+    def _new_cache(self, entries: int) -> SlotCache:
+        config = self.model.config
+        return SlotCache(
+            config.depth,
+            self.rows,
+            config.num_kv_heads or config.num_heads,
+            self._prefix.shape[1] + self.length + entries,
+            config.hidden_size // config.num_heads,
+            dtype=self.model.dtype,
+            device=self.device,
+            hidden=None if self._visible is None else ~self._visible,
+        )
+
+    def prefill(self) -> Step:
+        length = self._prefix.shape[1]
+        seen = self.model.prefix_mask(Prefix(self._prefix, self._visible))
+        mask = self.cache.begin(length, seen)
+        x = self.model.run_blocks(self._prefix, self.model.rotation(0, length), mask=mask, cache=self.cache)
+        self.cache.keep(torch.full((self.rows,), length, device=self.device))
+        self.passes += 1
+        features = self.model.tokens.features(x)
+        logits = self._logits(features[:, -1:], self.committed[:, None])
+        return Step(logits, self._hidden(features))
+
+    def extend(self, tokens_BNK: Tensor, parents_BN: Tensor | None = None) -> Step:
+        n = tokens_BNK.shape[1]
+        depths, ancestors = chain_depths(n, self.device), None
+        if parents_BN is not None:
+            depths, ancestors = tree_structure(parents_BN)
+        positions = self.committed[:, None] + depths  # (B, N), of the fed tokens
+        rotation = self.model.rotation_at(self._per_row(self._prefix.shape[1] + positions))
+        mask = self.cache.begin(n, None if ancestors is None else self._per_row(ancestors))
+        x = self._per_row(self.model.tokens.embed(tokens_BNK))
+        x = self.model.run_blocks(x, rotation, mask=mask, cache=self.cache)
+        self.passes += 1
+        features = self.model.tokens.features(x)
+        return Step(self._logits(features, positions + 1), self._hidden(features))
+
+    def commit(self, index_BM: Tensor, counts_B: Tensor) -> None:
+        self.cache.keep(self._per_row(counts_B), self._per_row(index_BM))
+        self.committed = self.committed + counts_B.to(self.committed)
+
+    def _per_row(self, tensor: Tensor) -> Tensor:
+        """The same for the unconditional rows."""
+        return torch.cat([tensor, tensor]) if self.guided else tensor
+
+    def _logits(self, features_RNKC: Tensor, positions_BN: Tensor) -> Tensor:
+        """Guided before the head, which is linear: the same logits at half its cost."""
+        if self.guided:
+            conditional, unconditional = features_RNKC.float().chunk(2)
+            scales = self.scales[positions_BN.clamp_max(self.length - 1)][:, :, None, None]
+            features_RNKC = guide(conditional, unconditional, scales).to(features_RNKC.dtype)
+        return self.model.tokens.logits(features_RNKC)
+
+    def _hidden(self, features_RNKC: Tensor) -> Tensor | None:
+        """Input of the head, for drafters; windows have one per id and give none."""
+        return features_RNKC.squeeze(2) if features_RNKC.shape[2] == 1 else None
+
+
+def chain_depths(n: int, device: torch.device) -> Tensor:
+    """Depths (1, N) of a chain below the committed tokens."""
+    return torch.arange(n, device=device)[None]
+
+
+def tree_structure(parents_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Depths (B, N) from 0, and bool (B, N, N): entry i sees entry j, an ancestor or itself."""
+    b, n = parents_BN.shape
+    depths = torch.zeros_like(parents_BN)
+    seen = torch.eye(n, dtype=torch.bool, device=parents_BN.device).repeat(b, 1, 1)
+    row = torch.arange(b, device=parents_BN.device)
+    for entry in range(1, n):
+        parent = parents_BN[:, entry]
+        above = parent >= 0
+        parent = parent.clamp_min(0)
+        depths[:, entry] = torch.where(above, depths[row, parent] + 1, 0)
+        seen[:, entry] |= seen[row, parent] & above[:, None]
+    return depths, seen
