@@ -19,7 +19,8 @@ def _older(version, other):
 def test_every_stage_is_within_tolerance(system):
     golden = run(system, GOLDEN / system)
     missed = [row.stage for row in golden.rows if not row.passed]
-    if _older(torch.__version__, golden.meta["versions"]["torch"]):  # torch 2.6 draws other exponentials
+    made_with = golden.meta.get("versions", {}).get("torch", torch.__version__)  # rules alone need no torch
+    if _older(torch.__version__, made_with):  # torch 2.6 draws other exponentials
         missed = [stage for stage in missed if "seeded" not in stage]
     assert missed == [], golden.table()
     assert len(golden.rows) > 10
