@@ -16,12 +16,14 @@ import visgen
 from visgen.checkpoints.catalogue import CATALOGUE
 from visgen.data.images import read_image
 from visgen.data.listing import list_images
-from visgen.errors import InputError
+from visgen.errors import InputError, shown
 from visgen.pipelines.assets import shipped_models
 from visgen.pipelines.fingerprint import weights_digest
 from visgen.pipelines.model_index import INDEX_NAME
 from visgen.pipelines.official import find_official
 from visgen.pipelines.reconstruct import ReconstructPipeline
+from visgen.pipelines.strategies import strategy_facts, strategy_request
+from visgen.pipelines.transformers_models import find_transformers
 
 Captions = Callable[[Sequence[int]], Sequence[str]]
 
@@ -73,9 +75,13 @@ class ModelSubject(Subject):
         name: it was loaded by.
         pipe: the pipeline.
         batch_size: images generated at once.
+        strategy: how a next-token model decodes; None = one token after another.
+
+    Raises:
+        InputError: a strategy for a model that takes none.
     """
 
-    def __init__(self, name: str, pipe: Any, batch_size: int) -> None:
+    def __init__(self, name: str, pipe: Any, batch_size: int, strategy: str | None = None) -> None:
         pipe.set_progress_bar_config(disable=True)
         kinds = {"TextToImagePipeline": "text", "ClassToImagePipeline": "class"}
         self.name, self.kind = name, kinds.get(type(pipe).__name__, "tokenizer")
@@ -84,17 +90,26 @@ class ModelSubject(Subject):
         self.checkpoint_sha256 = weights_digest(pipe)
         self._pipe, self._batch_size = pipe, batch_size
         self._reconstruct = ReconstructPipeline.from_pipe(pipe)
+        if strategy is not None and self.kind == "tokenizer":
+            raise InputError(f"--strategy {shown(strategy)}: {name!r} draws nothing; leave it out")
+        strategy_request(pipe, strategy, None)
+        self._decoding = strategy_facts(strategy, None)
 
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
         """Images of the captions of these indices, or of the classes i mod their number."""
         if self.kind == "tokenizer":
             raise InputError(f"{self.name!r} only reconstructs; ask for rfid, psnr, ssim, lpips or codebook")
         classes = self.kind == "class"
-        shown = [i % self._pipe.num_classes for i in indices] if classes else list(captions(indices))
+        subjects = [i % self._pipe.num_classes for i in indices] if classes else list(captions(indices))
         # One shape whatever the count and the number of processes: rounding depends on it, and with rounding,
         # even in float32, about one image in 500.
         made = self._pipe(
-            shown, seed=seed, ordinals=list(indices), batch_size=self._batch_size, fixed_batch=True
+            subjects,
+            seed=seed,
+            ordinals=list(indices),
+            batch_size=self._batch_size,
+            fixed_batch=True,
+            **self._decoding,
         )
         self.sampling = made.settings["sampling"]
         return stack(made.images)
@@ -147,18 +162,25 @@ def is_image_folder(name: str) -> bool:
     path = Path(name)
     if name in shipped_models() or name in CATALOGUE or not path.is_dir() or (path / INDEX_NAME).is_file():
         return False
-    return find_official(path) is None
+    return find_transformers(path) is None and find_official(path) is None
 
 
 def open_subject(
-    name: str, batch_size: int, dtype: str | None = None, device: str | None = None, offline: bool = False
+    name: str,
+    batch_size: int,
+    dtype: str | None = None,
+    device: str | None = None,
+    offline: bool = False,
+    strategy: str | None = None,
 ) -> Subject:
     """The subject of a name: a model as for `visgen.load`, or a folder of images.
 
     Raises:
-        InputError: neither.
+        InputError: neither, or a strategy for what decodes nothing.
     """
     if is_image_folder(name):
+        if strategy is not None:
+            raise InputError(f"--strategy {shown(strategy)}: {name!r} is a folder of images; leave it out")
         return FolderSubject(name)
     pipe = visgen.load(name, dtype=dtype, device=device, local_files_only=offline)
-    return ModelSubject(name, pipe, batch_size)
+    return ModelSubject(name, pipe, batch_size, strategy)

@@ -1,4 +1,4 @@
-"""Models of the transformers library from local folders: safetensors only, nothing missing, SDPA attention."""
+"""Models of the transformers library from local folders: safetensors only, nothing missing, SDPA."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load_pretrained(
         dtype: None = float32, "auto" = as stored, or a torch dtype.
 
     Raises:
-        InputError: no such folder, files that cannot be read, weights that are missing or mis-shaped. What the
-            model does not use is logged.
+        InputError: no such folder, files that cannot be read, weights that are missing or mis-shaped; those
+            that the model does not use are logged.
     """
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"{str(folder)!r} is no model folder: it has no config.json")

@@ -18,6 +18,9 @@ TEXTS = Registry(
     {
         "WordVocabulary": "visgen.pipelines.prompts:WordVocabulary",
         "TextFeatures": "visgen.pipelines.text_features:TextFeatures",
+        "JanusPrompts": "visgen.pipelines.transformers_prompts:JanusPrompts",
+        "Emu3Prompts": "visgen.pipelines.transformers_prompts:Emu3Prompts",
+        "ChameleonPrompts": "visgen.pipelines.transformers_prompts:ChameleonPrompts",
     },
 )
 

@@ -18,10 +18,11 @@ from visgen.pipelines.model_index import INDEX_NAME, load_component, read_index
 from visgen.pipelines.official import OfficialFiles, find_official, load_official
 from visgen.pipelines.options import parse_dtype
 from visgen.pipelines.sources import HUB_ID, hub_folder, models_folder
+from visgen.pipelines.transformers_models import TransformersFolder, find_transformers, load_transformers
 from visgen.registry import nearest
 
 MAX_NAME_BYTES = 4095  # of a path, on Linux
-Source = Path | OfficialFiles
+Source = Path | OfficialFiles | TransformersFolder
 
 
 def load(
@@ -70,6 +71,8 @@ def load_as(
     source = find(name, local_files_only)
     if isinstance(source, OfficialFiles):
         pipe = _load_official(cls, source, dtype)
+    elif isinstance(source, TransformersFolder):
+        pipe = _load_transformers(cls, source, dtype)
     else:
         pipe = _load_folder(cls, source, dtype)
     pipe.register_to_config(_name_or_path=os.fspath(name))
@@ -93,7 +96,8 @@ def find(name: str | os.PathLike[str], local_files_only: bool = False) -> Source
     if root is not None and os.path.isfile(root / text / INDEX_NAME):
         return root / text
     if text in CATALOGUE:
-        return OfficialFiles.of_entry(CATALOGUE[text], local_files_only)
+        kind = OfficialFiles if CATALOGUE[text].files else TransformersFolder
+        return kind.of_entry(CATALOGUE[text], local_files_only)
     path = Path(os.path.expanduser(text))
     if os.path.exists(path):
         return _local(path)
@@ -103,7 +107,7 @@ def find(name: str | os.PathLike[str], local_files_only: bool = False) -> Source
 def _local(path: Path) -> Source:
     if (path / INDEX_NAME).is_file():
         return path
-    official = find_official(path)
+    official = find_transformers(path) or find_official(path)
     if official is None:
         raise InputError(
             f"{str(path)!r} is no model: it has no {INDEX_NAME} and no files of an official checkpoint; "
@@ -112,7 +116,7 @@ def _local(path: Path) -> Source:
     return official
 
 
-def _hub(name: str, local_files_only: bool) -> Path:
+def _hub(name: str, local_files_only: bool) -> Source:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
     if looks_local or not HUB_ID.fullmatch(name):
         kind = "folder" if "/" in name else "model"
@@ -124,6 +128,8 @@ def _hub(name: str, local_files_only: bool) -> Path:
         raise InputError(f"{name!r} holds several models; load one by its alias: {', '.join(aliases)}")
     folder = hub_folder(name, local_files_only)
     if not (folder / INDEX_NAME).is_file():
+        if (model := find_transformers(folder)) is not None:
+            return model
         raise InputError(
             f"{name!r} on the hub has no {INDEX_NAME}; give a repository written by save_pretrained"
         )
@@ -144,11 +150,19 @@ def _load_folder(cls: type[Pipeline], folder: Path, dtype: Any) -> Pipeline:
 
 
 def _load_official(cls: type[Pipeline], files: OfficialFiles, dtype: Any) -> Pipeline:
-    own = "ClassToImagePipeline" if files.has_generator else "ReconstructPipeline"
-    cls = _choose(cls, own, files.name)
-    components: Mapping[str, Any] = load_official(files, required_slots(cls), dtype)
+    cls = _choose(cls, files.pipeline, files.name)
+    slots = {*required_slots(cls), *({"text"} & set(all_slots(cls)) if files.text else ())}
+    components: Mapping[str, Any] = load_official(files, slots, dtype)
     pipe = cls.from_components(components, files.sampling)
     pipe.card = files.card
+    return pipe
+
+
+def _load_transformers(cls: type[Pipeline], source: TransformersFolder, dtype: Any) -> Pipeline:
+    cls = _choose(cls, "TextToImagePipeline", source.name)
+    components, sampling = load_transformers(source, all_slots(cls), dtype)
+    pipe = cls.from_components(components, sampling)
+    pipe.card = dict(source.card)
     return pipe
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from visgen.checkpoints.catalogue import OfficialCheckpoint
 from visgen.errors import InputError, shown
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 MODELS_VARIABLE = "VISGEN_MODELS"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]  # never pickles or code
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # never pickles or code
 
 
 def models_folder() -> Path | None:
@@ -33,6 +33,13 @@ def models_folder() -> Path | None:
             f"{MODELS_VARIABLE}={shown(value)} is no folder; name the one that holds your models, or unset it"
         )
     return folder
+
+
+def local_folder(repo_id: str) -> Path | None:
+    """The folder of a hub repository in `VISGEN_MODELS`, named ORG/NAME or NAME; None when there is none."""
+    root = models_folder()
+    places = [] if root is None else [root / repo_id, root / PurePath(repo_id).name]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def official_file(entry: OfficialCheckpoint, role: str, local_files_only: bool = False) -> Path:
@@ -76,6 +83,30 @@ def hub_folder(repo_id: str, local_files_only: bool = False) -> Path:
         return snapshot_download(repo_id, allow_patterns=WANTED, local_files_only=local_files_only)
 
     return _from_hub(fetch, repo_id, "a hub repository; its page tells size and licence", local_files_only)
+
+
+def official_folder(entry: OfficialCheckpoint, local_files_only: bool = False) -> Path:
+    """Local folder of an official checkpoint that is read whole.
+
+    Looked for in `VISGEN_MODELS` (ALIAS, ORG/NAME or NAME), in the hub's cache, on the hub.
+
+    Raises:
+        InputError: it is nowhere.
+    """
+    root = models_folder()
+    if root is not None and (root / entry.alias / "config.json").is_file():
+        return root / entry.alias
+    if (folder := local_folder(entry.repo_id)) is not None:
+        return folder
+
+    def fetch(local_files_only: bool) -> str:
+        from huggingface_hub import snapshot_download
+
+        if not local_files_only:
+            logger.warning("fetching %s unless it is cached: %s", entry.alias, entry.about)
+        return snapshot_download(entry.repo_id, allow_patterns=WANTED, local_files_only=local_files_only)
+
+    return _from_hub(fetch, entry.alias, entry.about, local_files_only)
 
 
 def _from_hub(fetch: Callable[[bool], str], name: str, about: str, local_files_only: bool) -> Path:

@@ -6,6 +6,7 @@ TOKENIZERS = Registry(
     "tokenizer",
     {
         "BAETokenizer": "visgen.tokenizers.bae:BAETokenizer",
+        "TransformersVQ": "visgen.tokenizers.transformers_vq:TransformersVQ",
         "VARTokenizer": "visgen.tokenizers.var:VARTokenizer",
         "VQTokenizer": "visgen.tokenizers.vq:VQTokenizer",
     },
