@@ -1,5 +1,6 @@
 """The catalogue of official checkpoints, and reading their files."""
 
+import argparse
 import pickle
 import subprocess
 import sys
@@ -21,7 +22,8 @@ STATE = {"a": torch.arange(3.0), "b.weight": torch.eye(2)}
 def test_entries_are_whole(alias):
     entry = official(alias)
     assert entry.alias == alias and entry.licence and entry.repo_id.count("/") == 1
-    assert entry.system in OFFICIAL and entry.tokenizer_system in OFFICIAL
+    systems = {entry.system, entry.tokenizer_system}
+    assert systems <= set(OFFICIAL.names()) if entry.files else systems == {"transformers"}
     assert 1e8 < entry.size_bytes < 1e11 and f"licence {entry.licence}" in entry.about
     TokenSampling(**entry.sampling)
     assert set(entry.configs) <= set(entry.files)
@@ -101,3 +103,45 @@ def test_bad_files(tmp_path):
     (tmp_path / "weights.npz").write_bytes(b"")
     with pytest.raises(InputError, match=r"\.npz"):
         read_state_dict(tmp_path / "weights.npz")
+
+
+def test_training_checkpoints(tmp_path):
+    """What LlamaGen's and ELM's trainers write: weights by name, beside arguments and counters."""
+    ema = {key: tensor + 1 for key, tensor in STATE.items()}
+    arguments = argparse.Namespace(lr=1e-4, sizes=[1, 2], name="run")
+    torch.save({"module": STATE, "ema": ema, "args": arguments, "steps": 7}, tmp_path / "weights.th")
+    read = read_state_dict(tmp_path / "weights.th")
+    assert torch.equal(read["a"], STATE["a"])
+    assert torch.equal(read_state_dict(tmp_path / "weights.th", prefer="ema")["a"], ema["a"])
+    assert torch.equal(read_state_dict(tmp_path / "weights.th", prefer="other")["a"], STATE["a"])
+
+
+def test_arguments_that_hold_code_are_refused(tmp_path):
+    target = tmp_path / "exploded"
+    content = {"model": STATE, "args": argparse.Namespace(callback=Bomb(target))}
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match="could run code"):
+        read_state_dict(tmp_path / "weights.pt")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("gpt/L-2-10.pth", "elm-l-2-10"),
+        ("/somewhere/gpt/L-2-10.safetensors", "elm-l-2-10"),
+        ("L-2-10.pth", "elm-l-2-10"),
+        ("other/L-2-10.pth", None),
+        ("/somewhere/c2i_B_256.pt", "llamagen-b"),
+        ("c2i_B_256.pth", None),
+    ],
+)
+def test_files_are_told_by_name_and_folder(name, alias):
+    entry = entry_of_file(name)
+    assert (entry and entry.alias) == alias
+
+
+def test_tasks():
+    assert official("llamagen-t2i-xl").tasks[0] == "text-to-image"
+    assert official("llamagen-b").tasks[0] == "class-to-image"
+    assert official("elm-bae-20").tasks == ("reconstruct",)

@@ -101,7 +101,7 @@ def test_text_features(encoder, tmp_path):
     text = TextFeatures.from_pretrained(tmp_path)
     condition = text.encode(["a red circle", "", "a red circle", "blue"])
     assert condition.embeddings.shape == (4, 5, 8)
-    assert condition.mask.sum(1).tolist() == [3, 0, 3, 1]
+    assert condition.words.sum(1).tolist() == [3, 0, 3, 1]
     alone = text.encode(["blue"])
     assert torch.equal(alone.embeddings[0], condition.embeddings[3])
     assert not condition.embeddings.requires_grad
@@ -117,3 +117,18 @@ def test_text_features_errors(encoder, tmp_path):
         TextFeatures(str(tmp_path), 3).check(["a"])
     with pytest.raises(InputError, match="max_length=0"):
         TextFeatures("t5", 0)
+
+
+def test_text_features_as_llamagen_takes_them(encoder, tmp_path):
+    """Cleaned, padding in front and zero; "" is unconditional behind its own mask."""
+    options = {"left_padding": True, "clean": True, "zero_padding": True}
+    text = TextFeatures(str(encoder), 5, **options)
+    text.save_pretrained(tmp_path)
+    text = TextFeatures.from_pretrained(tmp_path)
+    assert all(getattr(text, name) is True for name in options)
+    plain = TextFeatures(str(encoder), 5).encode(["a red circle"])
+    condition = text.encode(["A RED   circle http://example.com", ""])
+    assert condition.mask.tolist() == [[False, False, True, True, True], [False] * 5]
+    assert condition.null.tolist() == [False, True]
+    assert torch.equal(condition.embeddings[0, 2:], plain.embeddings[0, :3])
+    assert condition.embeddings[0, :2].abs().max() == 0 and condition.embeddings[1].abs().max() == 0

@@ -14,6 +14,13 @@ OFFICIAL = Registry(
     {
         "var-tokenizer": "visgen.checkpoints.var:tokenizer_from_official",
         "var": "visgen.checkpoints.var:transformer_from_official",
+        "chameleon-vq": "visgen.checkpoints.chameleon:tokenizer_from_official",
+        "llamagen-vq": "visgen.checkpoints.llamagen:tokenizer_from_official",
+        "llamagen": "visgen.checkpoints.llamagen:generator_from_official",
+        "lantern-drafter": "visgen.checkpoints.lantern:drafter_from_official",
+        "elm-bae": "visgen.checkpoints.elm_tokenizer:tokenizer_from_official",
+        "elm-ar": "visgen.checkpoints.elm:generator_from_official",
+        "elm-mlm": "visgen.checkpoints.elm:masked_from_official",
     },
 )
 

@@ -5,8 +5,9 @@ Loads no torch, so that listing is instant. Look at the hub page for the full te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from visgen.errors import UnknownNameError
@@ -22,12 +23,14 @@ class OfficialCheckpoint:
         system: key of `visgen.checkpoints.OFFICIAL` for the generator.
         tokenizer_system: the same for the tokenizer.
         repo_id: repository on the hub.
-        files: role ("tokenizer", "generator") → file name in the repository.
-        size_bytes: download in bytes, about (parameters × 4).
+        files: role ("tokenizer", "generator") → file name in the repository; none where that is a folder of
+            the transformers library, which is read whole (system "transformers").
+        size_bytes: download in bytes, about (parameters × 4, × 2 where bfloat16 is stored).
         licence: of the weights.
         paper: arXiv id.
         sampling: keywords of `TokenSampling`, the published recipe in our convention of guidance.
         configs: role → official configuration keys that shapes do not tell.
+        text: keywords of `TextFeatures`, for models of text; their encoder comes from its own repository.
         parity: what our numbers were checked against.
         notes: one line for people.
     """
@@ -42,13 +45,16 @@ class OfficialCheckpoint:
     paper: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
     parity: str = ""
     notes: str = ""
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """What `visgen.load(alias, task)` accepts, the default first."""
-        return ("class-to-image", "edit", "reconstruct") if "generator" in self.files else ("reconstruct",)
+        if self.files and "generator" not in self.files:
+            return ("reconstruct",)
+        return ("text-to-image" if self.text or not self.files else "class-to-image", "edit", "reconstruct")
 
     @property
     def about(self) -> str:
@@ -88,6 +94,160 @@ def _var(
     )
 
 
+LLAMAGEN_REPO, LLAMAGEN_TEXT_REPO = "FoundationVision/LlamaGen", "peizesun/llamagen_t2i"
+LLAMAGEN_PARITY = "tiny official models (tests/golden/llamagen)"
+VQ16_PARAMETERS, VQ8_PARAMETERS = 71.88e6, 70.11e6
+# As the authors prepare captions: cleaned twice, padded on the left, padding zeroed
+FLAN_T5_XL = {
+    "encoder": "google/flan-t5-xl",
+    "max_length": 120,
+    "left_padding": True,
+    "clean": True,
+    "zero_padding": True,
+}
+
+
+def _llamagen(
+    name: str, file: str, size: int, parameters: float, guidance: float, fid: str
+) -> OfficialCheckpoint:
+    """A class-conditional model; FIDs are of pictures resized to 256."""
+    return OfficialCheckpoint(
+        alias=f"llamagen-{name}",
+        system="llamagen",
+        tokenizer_system="llamagen-vq",
+        repo_id=LLAMAGEN_REPO,
+        files={"tokenizer": "vq_ds16_c2i.pt", "generator": file},
+        size_bytes=round(4 * (parameters + VQ16_PARAMETERS)),
+        licence="MIT",
+        paper="2406.06525",
+        sampling={"guidance_scale": guidance},
+        configs={"tokenizer": {"image_size": size}, "generator": {"block_size": (size // 16) ** 2}},
+        parity=LLAMAGEN_PARITY,
+        notes=f"ImageNet classes at {size}×{size}; published FID {fid}",
+    )
+
+
+def _llamagen_text(alias: str, file: str, size: int, stage: int) -> OfficialCheckpoint:
+    return OfficialCheckpoint(
+        alias=alias,
+        system="llamagen",
+        tokenizer_system="llamagen-vq",
+        repo_id=LLAMAGEN_TEXT_REPO,
+        files={"tokenizer": "vq_ds16_t2i.pt", "generator": file},
+        size_bytes=round(4 * (777.9e6 + VQ16_PARAMETERS)),
+        licence="MIT",
+        paper="2406.06525",
+        sampling={"guidance_scale": 7.5, "top_k": 1000},
+        configs={
+            "tokenizer": {"image_size": size},
+            "generator": {"block_size": (size // 16) ** 2, "cls_token_num": 120},
+        },
+        text=FLAN_T5_XL,
+        parity=LLAMAGEN_PARITY,
+        notes=f"text to {size}×{size} (stage {stage}); its text encoder, google/flan-t5-xl, is 11 GB more",
+    )
+
+
+def _llamagen_tokenizer(alias: str, file: str, parameters: float, rfid: str) -> OfficialCheckpoint:
+    return OfficialCheckpoint(
+        alias=alias,
+        system="llamagen-vq",
+        tokenizer_system="llamagen-vq",
+        repo_id=LLAMAGEN_REPO,
+        files={"tokenizer": file},
+        size_bytes=round(4 * parameters),
+        licence="MIT",
+        paper="2406.06525",
+        parity=LLAMAGEN_PARITY,
+        notes=f"LlamaGen's tokenizer alone; published rFID at 256×256 {rfid}",
+    )
+
+
+ELM_REPO = "xuantonglll/ELM"
+ELM_PARITY = "tiny official models (tests/golden/elm)"
+ELM_SAMPLING = {"guidance_scale": 4.0, "guidance_schedule": "elm_linear", "top_k": 1000}
+ELM_LICENCE = "none stated"
+BAE_BYTES = 332e6  # the whole GAN
+
+
+def _elm(size: str, codes: int, bits: int, parameters: float, fid: str = "") -> OfficialCheckpoint:
+    """A next-token model of `codes` sub-codes of `bits` bits."""
+    return OfficialCheckpoint(
+        alias=f"elm-{size}-{codes}-{bits}".lower(),
+        system="elm-ar",
+        tokenizer_system="elm-bae",
+        repo_id=ELM_REPO,
+        files=_elm_files(f"{size}-{codes}-{bits}", codes * bits),
+        size_bytes=round(4 * parameters + BAE_BYTES),
+        licence=ELM_LICENCE,
+        paper="2410.16257",
+        sampling=ELM_SAMPLING,
+        configs={"tokenizer": {"token_each": codes, "code_dim": bits}},
+        parity=ELM_PARITY,
+        notes=f"ImageNet classes at 256×256{fid and f'; published FID {fid}'}",
+    )
+
+
+def _elm_masked(size: str, parameters: float) -> OfficialCheckpoint:
+    return OfficialCheckpoint(
+        alias=f"elm-mlm-{size}-1-16".lower(),
+        system="elm-mlm",
+        tokenizer_system="elm-bae",
+        repo_id=ELM_REPO,
+        files=_elm_files(f"mlm{size}-1-16", 16),
+        size_bytes=round(4 * parameters + BAE_BYTES),
+        licence=ELM_LICENCE,
+        paper="2410.16257",
+        sampling={"guidance_scale": 4.0, "guidance_schedule": "elm_linear"},
+        configs={"tokenizer": {"token_each": 1, "code_dim": 16}},
+        parity=ELM_PARITY,
+        notes="masked transformer, ImageNet classes at 256×256; its authors publish no sampling recipe",
+    )
+
+
+def _elm_files(generator: str, bits: int) -> dict[str, str]:
+    return {"tokenizer": f"bae/bae_{bits}/binaryae_ema.th", "generator": f"gpt/{generator}.pth"}
+
+
+def _elm_tokenizer(name: str) -> OfficialCheckpoint:
+    return OfficialCheckpoint(
+        alias=f"elm-bae-{name}".replace("_", "-"),
+        system="elm-bae",
+        tokenizer_system="elm-bae",
+        repo_id=ELM_REPO,
+        files={"tokenizer": f"bae/bae_{name}/binaryae_ema.th"},
+        size_bytes=round(BAE_BYTES),
+        licence=ELM_LICENCE,
+        paper="2410.16257",
+        parity=ELM_PARITY,
+        notes=f"ELM's tokenizer alone, {name.split('_')[0]} bits per position",
+    )
+
+
+def _transformers(
+    alias: str, repo_id: str, parameters: float, licence: str, paper: str, notes: str, **sampling: Any
+) -> OfficialCheckpoint:
+    """A language model that draws, stored in bfloat16."""
+    return OfficialCheckpoint(
+        alias=alias,
+        system="transformers",
+        tokenizer_system="transformers",
+        repo_id=repo_id,
+        files={},
+        size_bytes=round(2 * parameters),
+        licence=licence,
+        paper=paper,
+        sampling=sampling,
+        parity="the transformers library's own models, tiny",
+        notes=notes,
+    )
+
+
+DEEPSEEK, ANOLE_LICENCE = "DeepSeek Model License", "Chameleon Research License (non-commercial)"
+ANOLE_NOTES = (
+    "text to 512×512; needs vqgan.ckpt of the Chameleon release where the repository lacks a decoder"
+)
+
 _ENTRIES = (
     _var(16, 310.3e6, "3.55"),
     _var(20, 600.9e6, "2.95"),
@@ -106,6 +266,83 @@ _ENTRIES = (
         parity=VAR_PARITY,
         notes="the tokenizer of every VAR, alone",
     ),
+    _llamagen("b", "c2i_B_256.pt", 256, 110.9e6, 2.0, "5.46"),
+    _llamagen("b-384", "c2i_B_384.pt", 384, 110.9e6, 2.0, "6.09"),
+    _llamagen("l", "c2i_L_256.pt", 256, 342.9e6, 2.0, "3.80"),
+    _llamagen("l-384", "c2i_L_384.pt", 384, 342.9e6, 2.0, "3.07"),
+    _llamagen("xl", "c2i_XL_384.pt", 384, 774.7e6, 1.75, "2.62"),
+    _llamagen("xxl", "c2i_XXL_384.pt", 384, 1411e6, 1.75, "2.34"),
+    _llamagen("3b", "c2i_3B_384.pt", 384, 3096.7e6, 1.65, "2.18"),
+    _llamagen_text("llamagen-t2i-xl", "t2i_XL_stage1_256.pt", 256, 1),
+    _llamagen_text("llamagen-t2i-xl-512", "t2i_XL_stage2_512.pt", 512, 2),
+    _llamagen_tokenizer("llamagen-vq16", "vq_ds16_c2i.pt", VQ16_PARAMETERS, "2.19"),
+    _llamagen_tokenizer("llamagen-vq8", "vq_ds8_c2i.pt", VQ8_PARAMETERS, "0.59"),
+    _elm("L", 1, 16, 444e6),
+    _elm("L", 2, 8, 313e6),
+    _elm("L", 2, 10, 316e6),
+    _elm("L", 2, 12, 328e6),
+    _elm("XL", 1, 16, 901e6),
+    _elm("XL", 2, 8, 737e6),
+    _elm("XL", 2, 10, 741e6),
+    _elm("XL", 2, 12, 757e6),
+    _elm("XXL", 1, 16, 1562e6),
+    _elm("XXL", 2, 10, 1372e6),
+    _elm("XXL", 2, 12, 1391e6),
+    _elm("2B", 2, 12, 1910e6, "1.54"),
+    _elm_masked("L", 445e6),
+    _elm_masked("XL", 902e6),
+    _elm_masked("XXL", 1564e6),
+    _elm_tokenizer("16"),
+    _elm_tokenizer("16_deter"),
+    _elm_tokenizer("20"),
+    _elm_tokenizer("24"),
+    _transformers(
+        "janus-1.3b",
+        "deepseek-community/Janus-1.3B",
+        2.09e9,
+        DEEPSEEK,
+        "2410.13848",
+        "text to 384×384",
+        guidance_scale=5.0,
+    ),
+    _transformers(
+        "janus-pro-1b",
+        "deepseek-community/Janus-Pro-1B",
+        2.09e9,
+        DEEPSEEK,
+        "2501.17811",
+        "text to 384×384",
+        guidance_scale=5.0,
+    ),
+    _transformers(
+        "janus-pro-7b",
+        "deepseek-community/Janus-Pro-7B",
+        7.42e9,
+        DEEPSEEK,
+        "2501.17811",
+        "text to 384×384",
+        guidance_scale=5.0,
+    ),
+    _transformers(
+        "emu3-gen",
+        "BAAI/Emu3-Gen-hf",
+        8.76e9,
+        "Apache-2.0",
+        "2409.18869",
+        "text to 720×720",
+        guidance_scale=3.0,
+        top_k=2048,
+    ),
+    _transformers(
+        "anole-7b",
+        "leloy/Anole-7b-v0.1-hf",
+        7.04e9,
+        ANOLE_LICENCE,
+        "2407.06135",
+        ANOLE_NOTES,
+        guidance_scale=3.0,
+        top_k=2000,
+    ),
 )
 
 CATALOGUE: dict[str, OfficialCheckpoint] = {entry.alias: entry for entry in _ENTRIES}
@@ -123,6 +360,19 @@ def aliases_of_repo(repo_id: str) -> list[str]:
     return [entry.alias for entry in _ENTRIES if entry.repo_id.lower() == repo_id.lower()]
 
 
-def entry_of_file(name: str, role: str = "generator") -> OfficialCheckpoint | None:
-    """The entry whose file of that role has this name, or None."""
-    return next((entry for entry in _ENTRIES if entry.files.get(role) == name), None)
+def entry_of_file(
+    name: str, role: str = "generator", entries: Iterable[OfficialCheckpoint] | None = None
+) -> OfficialCheckpoint | None:
+    """The first entry whose file of that role has this name, or None; folders count where both have some."""
+    entries = _ENTRIES if entries is None else entries
+    return next((entry for entry in entries if _is_named(name, entry.files.get(role))), None)
+
+
+def _is_named(name: str, file: str | None) -> bool:
+    """Whether a path ends in a file of the catalogue, as published or as safetensors."""
+    if file is None:
+        return False
+    given, wanted = PurePath(name), PurePath(file)
+    shared = min(len(given.parts), len(wanted.parts))
+    same_folders = given.parts[-shared:-1] == wanted.parts[-shared:-1]
+    return same_folders and given.name in (wanted.name, wanted.with_suffix(".safetensors").name)

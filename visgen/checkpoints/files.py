@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import pickle
@@ -17,15 +18,18 @@ from visgen.nn.model import read_safetensors
 
 logger = logging.getLogger(__name__)
 
-WRAPPER_KEYS = ("state_dict", "model")  # a training script's usual names for the weights among other things
-PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+# A training script's usual names for the weights among other things ("module" is DeepSpeed's)
+WRAPPER_KEYS = ("state_dict", "model", "module", "ema")
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".th")
+PLAIN_CLASSES = [argparse.Namespace]  # a script's arguments, beside the weights: it has no code of its own
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` file or of a `.pth`, `.pt`, `.bin` or `.ckpt` pickle, on the CPU.
+def read_state_dict(path: str | os.PathLike[str], prefer: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file or of a `.pth`, `.pt`, `.bin`, `.ckpt` or `.th` pickle, on the CPU.
 
     Pickles are read with `weights_only=True` and memory-mapped where their format allows. If the top level is
-    no state dict but holds one under "state_dict" or "model", that one is returned, and the log says so.
+    no state dict but holds some under "state_dict", "model", "module" or "ema", the first of them is
+    returned, or the one named `prefer` if it is there; the log says which.
 
     Raises:
         InputError: no such file, another suffix, a broken file, a pickle that holds code, or no tensors.
@@ -38,15 +42,16 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if path.suffix not in PICKLES:
         known = ", ".join((".safetensors", *PICKLES))
         raise InputError(f"path {str(path)!r} ends in {path.suffix!r}; weight files end in one of {known}")
-    return _tensors_of(_read_pickle(path), path)
+    return _tensors_of(_read_pickle(path), path, prefer)
 
 
 def _read_pickle(path: Path) -> Any:
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # files of before torch 1.6 are not zip archives and cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        with torch.serialization.safe_globals(PLAIN_CLASSES):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # files of before torch 1.6 are not zip archives and cannot be mapped
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"path {str(path)!r} holds more than plain tensors, so it could run code and is refused; "
@@ -57,10 +62,10 @@ def _read_pickle(path: Path) -> Any:
         raise InputError(f"path {str(path)!r} cannot be read as weights ({told})") from error
 
 
-def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+def _tensors_of(content: Any, path: Path, prefer: str | None) -> dict[str, Tensor]:
     if _is_state_dict(content):
         return dict(content)
-    for key in WRAPPER_KEYS:
+    for key in WRAPPER_KEYS if prefer is None else (prefer, *WRAPPER_KEYS):
         if isinstance(content, Mapping) and _is_state_dict(content.get(key)):
             logger.info("%s: taking the weights under %r", path, key)
             return dict(content[key])

@@ -6,14 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from visgen.checkpoints.common import State, build
 from visgen.errors import InputError
 from visgen.generators.var import VARTransformer
-from visgen.nn.building import assemble
 from visgen.tokenizers.var import VARTokenizer
-
-State = dict[str, Tensor]
 
 SCALES = {
     680: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
@@ -104,7 +101,7 @@ def tokenizer_from_official(state: State, config: dict[str, Any] | None = None) 
     omitted."""
     inferred = infer_tokenizer_config(state)
     ours = inferred | tokenizer_config(config or {})
-    return _build(VARTokenizer, ours, convert_tokenizer(state), "the official VAR tokenizer")
+    return build(VARTokenizer, ours, convert_tokenizer(state), "the official VAR tokenizer")
 
 
 def infer_transformer_config(state: State) -> dict[str, Any]:
@@ -158,14 +155,7 @@ def transformer_from_official(state: State, config: dict[str, Any] | None = None
     """Build a `VARTransformer` from an official state dict; config keys as in the official code."""
     given = transformer_config(config or {})
     inferred = _infer_transformer_shapes(state) if "scales" in given else infer_transformer_config(state)
-    return _build(
-        VARTransformer, inferred | given, convert_transformer(state), "the official VAR transformer"
-    )
-
-
-def _build(cls: Any, config: dict[str, Any], state: State, source: str) -> Any:
-    floats = {key: t.float() if t.is_floating_point() else t for key, t in state.items()}
-    return assemble(cls, config, floats, source).eval()
+    return build(VARTransformer, inferred | given, convert_transformer(state), "the official VAR transformer")
 
 
 def guidance_from_cfg(cfg: float) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from visgen.registry import Registry
 GENERATORS = Registry(
     "generator",
     {
+        "JanusGenerator": "visgen.generators.transformers.janus:JanusGenerator",
+        "Emu3Generator": "visgen.generators.transformers.emu3:Emu3Generator",
+        "ChameleonGenerator": "visgen.generators.transformers.chameleon:ChameleonGenerator",
         "VARTransformer": "visgen.generators.var:VARTransformer",
         "ELMMaskedTransformer": "visgen.generators.elm_masked:ELMMaskedTransformer",
         "RasterTransformer": "visgen.generators.raster:RasterTransformer",

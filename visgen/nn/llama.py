@@ -52,10 +52,12 @@ class LlamaAttention(nn.Module):
     ) -> Tensor:
         b, length, c = x_BLC.shape
         heads = self.qkv(x_BLC).view(b, length, -1, self.head_size).transpose(1, 2)  # (B, H + 2 Hkv, L, D)
-        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        sizes = [self.num_heads, self.num_kv_heads]
+        qk, v = heads.split([sum(sizes), self.num_kv_heads], dim=1)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = qk.split(sizes, dim=1)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=1)
+        q, k = rotate(qk, rotation).split(sizes, dim=1)
         if cache is not None:
             k, v = cache.write(layer, k, v)
         out = attend(q, k, v, mask=mask)

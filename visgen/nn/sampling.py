@@ -69,11 +69,14 @@ def guidance_table(sampling: TokenSampling, length: int) -> Tensor:
     return table
 
 
-def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+def filter_logits(
+    logits: Tensor, top_k: int | None = None, top_p: float | None = None, *, keep_first: bool = False
+) -> Tensor:
     """Logits (…, V) with the removed ids at -inf, top-k first; the input is left as it is.
 
     Top-p removes the smallest ids whose mass is at most 1 − top_p together; the largest always stays, and of
-    equal logits the first ids go first.
+    equal logits the first ids go first (VAR), or the last with `keep_first` (LlamaGen, which sorts the other
+    way round).
     """
     size = logits.shape[-1]
     top_k = None if top_k is None or top_k >= size else top_k
@@ -86,7 +89,7 @@ def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None 
     bound, tied = _top_p_bound(logits, largest.flip(-1), top_p)
     filtered = logits.masked_fill(logits < bound, -torch.inf)
     if tied.any():
-        filtered[tied] = _filter_stably(logits[tied], top_k, top_p)
+        filtered[tied] = _filter_stably(logits[tied], top_k, top_p, keep_first)
     return filtered
 
 
@@ -106,12 +109,16 @@ def _removed_by_top_p(ascending: Tensor, top_p: float) -> Tensor:
     return removed
 
 
-def _filter_stably(logits: Tensor, top_k: int | None, top_p: float) -> Tensor:
+def _filter_stably(logits: Tensor, top_k: int | None, top_p: float, keep_first: bool) -> Tensor:
     """The law by definition, by a stable sort of all ids; needed where equal logits meet a bound."""
     if top_k is not None:
         kth = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
-    ascending, order = logits.sort(dim=-1, stable=True)
+    if keep_first:
+        descending, order = logits.sort(dim=-1, stable=True, descending=True)
+        ascending, order = descending.flip(-1), order.flip(-1)
+    else:
+        ascending, order = logits.sort(dim=-1, stable=True)
     removed = _removed_by_top_p(ascending, top_p)
     return logits.masked_fill(torch.zeros_like(removed).scatter(-1, order, removed), -torch.inf)
 

@@ -50,8 +50,9 @@ class SlotCache:
         Args:
             count: entries per row.
             ancestors: bool (R or 1, N, N), True where entry i may see entry j, itself included; None = a chain.
-            append: put them behind those of earlier `begin`s since the last `keep`, M in number, instead of in
-                their place; `ancestors` is (R or 1, N, M + N) then, and `keep` counts from the first of all.
+            append: put them behind those of earlier `begin`s since the last `keep`, M in number, instead of
+                in their place; `ancestors` is (R or 1, N, M + N) then, and `keep` counts from the first of
+                all.
 
         Raises:
             ValueError: no room for them.

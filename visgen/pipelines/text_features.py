@@ -14,8 +14,10 @@ from torch import Tensor
 from visgen.errors import InputError, shown
 from visgen.generators.conditions import TextCondition
 from visgen.nn.model import read_json
+from visgen.pipelines.captions import clean_caption
 
 CONFIG_NAME = "text_features.json"
+OPTIONS = ("left_padding", "clean", "zero_padding")
 
 
 class TextFeatures:
@@ -24,15 +26,27 @@ class TextFeatures:
     Args:
         encoder: hub id or folder of a transformers text encoder; only safetensors weights and no remote code.
         max_length: tokens that a prompt is padded to.
+        left_padding: padding stands before the prompt instead of behind it.
+        clean: prompts are cleaned as in `visgen.pipelines.captions` first.
+        zero_padding: features of padding are zero.
     """
 
-    def __init__(self, encoder: str, max_length: int) -> None:
+    def __init__(
+        self,
+        encoder: str,
+        max_length: int,
+        *,
+        left_padding: bool = False,
+        clean: bool = False,
+        zero_padding: bool = False,
+    ) -> None:
         if not isinstance(encoder, str) or not encoder:
             raise InputError(f"encoder={encoder!r} must be the name or folder of a transformers text encoder")
         if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
             raise InputError(f"max_length={max_length!r} must be an integer of 1 or more")
         self.encoder = encoder
         self.max_length = max_length
+        self.left_padding, self.clean, self.zero_padding = left_padding, clean, zero_padding
         self._tokenizer: Any = None
         self._model: Any = None
 
@@ -77,7 +91,7 @@ class TextFeatures:
     def check(self, prompts: Sequence[str]) -> None:
         """Raise `InputError` for the first prompt of more than `max_length` tokens."""
         for prompt in dict.fromkeys(prompts):
-            count = len(self.tokenizer(prompt).input_ids)
+            count = len(self.tokenizer(self._read(prompt)).input_ids)
             if count > self.max_length:
                 raise InputError(
                     f"prompt {shown(prompt)} has {count:,} tokens; this model reads at most {self.max_length}"
@@ -91,7 +105,7 @@ class TextFeatures:
         *,
         device: torch.device | str = "cpu",
     ) -> TextCondition:
-        """Embeddings (B, max_length, D) and mask (B, max_length), True = a token; "" is all masked.
+        """Embeddings (B, max_length, D) and mask (B, max_length), True = a token; "" is unconditional.
 
         Each prompt is encoded once and alone, so that its features do not depend on the others.
 
@@ -104,19 +118,28 @@ class TextFeatures:
         self.model.to(device)
         features = {prompt: self._features(prompt, device) for prompt in dict.fromkeys(prompts)}
         embeddings, masks = zip(*(features[prompt] for prompt in prompts), strict=True)
-        return TextCondition(torch.stack(embeddings), torch.stack(masks))
+        blank = torch.tensor([not prompt.strip() for prompt in prompts], device=device)
+        return TextCondition(torch.stack(embeddings), torch.stack(masks), blank if blank.any() else None)
+
+    def _read(self, prompt: str) -> str:
+        """What the encoder reads of a prompt."""
+        return clean_caption(prompt) if self.clean else prompt
 
     def _features(self, prompt: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        inputs = self.tokenizer(prompt, padding="max_length", max_length=self.max_length, return_tensors="pt")
+        text = self._read(prompt)
+        inputs = self.tokenizer(text, padding="max_length", max_length=self.max_length, return_tensors="pt")
         inputs = inputs.to(device)
         mask = inputs.attention_mask
         states = self.model(input_ids=inputs.input_ids, attention_mask=mask).last_hidden_state[0]
-        return states, mask[0].bool() if prompt.strip() else torch.zeros_like(mask[0], dtype=torch.bool)
+        mask = mask[0].bool()
+        states, mask = pad_left(states, mask) if self.left_padding else (states, mask)
+        return states * mask[:, None] if self.zero_padding else states, mask
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the encoder's name and the length; the encoder itself is not copied."""
+        """Write the encoder's name and the options; the encoder itself is not copied."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         config = {"encoder": self.encoder, "max_length": self.max_length}
+        config |= {name: True for name in OPTIONS if getattr(self, name)}
         (Path(folder) / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -128,7 +151,14 @@ class TextFeatures:
                 f"folder {str(folder)!r} has no {CONFIG_NAME}; give one written by save_pretrained"
             )
         config = read_json(path)
-        return cls(config.get("encoder"), config.get("max_length"))  # type: ignore[arg-type] # it checks both
+        options = {name: config.get(name, False) is True for name in OPTIONS}
+        return cls(config.get("encoder"), config.get("max_length"), **options)  # type: ignore[arg-type] # it checks both
+
+
+def pad_left(features_TD: Tensor, mask_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (T, D) and mask (T,) of one prompt with its words at the end instead of the start."""
+    shift = len(mask_T) - int(mask_T.sum())
+    return features_TD.roll(shift, dims=0), mask_T.roll(shift)
 
 
 def _auto_config() -> Any:
