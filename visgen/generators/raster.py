@@ -145,15 +145,11 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
         cos, sin = self._rotations()
         return cos[start:stop], sin[start:stop]
 
-    def rotation_at(self, positions_BN: Tensor) -> Rotation:
-        """Rotary tables (B, N, D / 2) of sequence positions, those beyond the end as the last."""
-        cos, sin = self._rotations()
-        index = positions_BN.clamp_max(len(cos) - 1)
-        return cos[index], sin[index]
-
     def _rotations(self) -> Rotation:
         config = self.config
-        tables = grid_rotation(
+        # A compiler traces the function itself, and warns of the cache around it.
+        make = grid_rotation.__wrapped__ if torch.compiler.is_compiling() else grid_rotation
+        tables = make(
             self.positions,
             config.hidden_size // config.num_heads,
             config.rope_base,
