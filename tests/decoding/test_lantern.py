@@ -33,7 +33,7 @@ def true_law():
 SHAPES = {
     "dynamic": {"tokens": 4, "depth": 3, "top_k": 2},
     "static": {"tree": "static", "shape": "mc_sim_7b_63"},
-    "chain": {"tree": "chain", "depth": 3},
+    "chain": {"tree": "chain", "tokens": 3},
     "jacobi": {"drafts": "jacobi", "window": 3},
 }
 

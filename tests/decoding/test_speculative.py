@@ -21,12 +21,12 @@ from visgen.nn.noise import Noise
 GUIDANCE, LAW = 1.7, ToyLaw(top_k=2, temperature=1.2)
 TABLE = toy_table()
 SHAPES = {
-    "dynamic": Speculative(tokens=5, depth=3, top_k=2),
-    "dynamic-1": Speculative(tokens=1, depth=1, top_k=3),
-    "dynamic-wide": Speculative(tokens=8, depth=4, top_k=3),
+    "dynamic": Speculative(tree="dynamic", tokens=5, depth=3, top_k=2),
+    "dynamic-1": Speculative(tree="dynamic", tokens=1, depth=1, top_k=3),
+    "dynamic-wide": Speculative(tree="dynamic", tokens=8, depth=4, top_k=3),
     "static": Speculative(tree="static", shape="mc_sim_7b_63_balanced"),
-    "chain": Speculative(tree="chain", depth=3),
-    "chain-1": Speculative(tree="chain", depth=1),
+    "chain": Speculative(tree="chain", tokens=3),
+    "chain-1": Speculative(tree="chain", tokens=1),
 }
 QUALITIES = {"perfect": 1.0, "bad": -1.0, "too-sure": 4.0}
 
@@ -90,7 +90,7 @@ def test_the_test_sees_a_wrong_law(true_law):
 
 
 def test_a_perfect_drafter_is_always_believed():
-    ids, stats = decode(Speculative(tree="chain", depth=4), 1.0, 64)
+    ids, stats = decode(Speculative(tree="chain", tokens=4), 1.0, 64)
     assert stats.accepted == stats.tested
     assert set(stats.passes) == {2}  # the prefill, and one that accepts what is left of five tokens
     assert ids.shape == (64, 5, 1)
@@ -121,10 +121,10 @@ def test_sub_codes_are_drafted_in_a_chain():
     table = toy_table(length=4, vocab=2, codes=2)
     law = sequence_law(table, ToyLaw(), GUIDANCE)
     for quality in (1.0, -1.0):
-        ids, _ = decode(Speculative(tree="chain", depth=2), quality, 20_000, table=table, law=ToyLaw())
+        ids, _ = decode(Speculative(tree="chain", tokens=2), quality, 20_000, table=table, law=ToyLaw())
         assert abs(z_score(ids, law)) < 4
     with pytest.raises(InputError, match="tree='chain'"):
-        decode(Speculative(), 1.0, 2, table=table)
+        decode(Speculative(tree="dynamic"), 1.0, 2, table=table)
 
 
 def test_draws_without_replacement_have_their_law():
@@ -139,7 +139,7 @@ def test_draws_without_replacement_have_their_law():
 
 def test_a_tree_of_certain_tokens_holds_every_parent():
     """Child and parent have one score when the child is certain; the parent must not be left out."""
-    ids, stats = decode(Speculative(tokens=3, depth=3, top_k=2), 1.0, 4, law=ToyLaw(top_k=1))
+    ids, stats = decode(Speculative(tree="dynamic", tokens=3, depth=3, top_k=2), 1.0, 4, law=ToyLaw(top_k=1))
     assert set(stats.passes) == {2} or set(stats.passes) == {3}
     assert sum(stats.accepted) == sum(stats.tested)
     assert ids.shape == (4, 5, 1)
@@ -155,7 +155,7 @@ def test_static_trees_need_elder_siblings():
 
 def test_bad_options_are_refused():
     assert make_strategy("speculative:7").entries == 8
-    assert make_strategy("speculative", {"tree": "chain", "depth": 3}).entries == 4
+    assert make_strategy("speculative", {"tree": "dynamic"}).entries == 59
     for options in ({"tree": "bush"}, {"tokens": 0}, {"depth": 0}, {"top_k": 0}):
         with pytest.raises(InputError):
             make_strategy("speculative", options)

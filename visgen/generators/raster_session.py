@@ -11,6 +11,8 @@ from visgen.decoding.base import Session, Step
 from visgen.generators.conditions import Condition
 from visgen.generators.prefix import Prefix
 from visgen.nn.guidance import guide
+from visgen.nn.packed import packed
+from visgen.nn.rope import Rotation
 from visgen.nn.sampling import TokenSampling, guidance_table
 from visgen.nn.slot_cache import SlotCache
 
@@ -41,7 +43,10 @@ class RasterSession(Session):
             self._visible = torch.cat([prefixes[0].visible] * len(prefixes))
         self._prefix = torch.cat([prefix.embeddings for prefix in prefixes])
         self.rows = len(self._prefix)
+        # Made once: asking a diffusers model for its device walks all its modules, 0.7 ms for 7 blocks.
+        self._rotation = model.rotation(0, self._prefix.shape[1] + self.length)
         self.cache = self._new_cache(entries)
+        self._blocks, self._tokens = packed(model.blocks), packed(model.tokens)
 
     def _new_cache(self, entries: int) -> SlotCache:
         config = self.model.config
@@ -60,10 +65,11 @@ class RasterSession(Session):
         length = self._prefix.shape[1]
         seen = self.model.prefix_mask(Prefix(self._prefix, self._visible))
         mask = self.cache.begin(length, seen)
-        x = self.model.run_blocks(self._prefix, self.model.rotation(0, length), mask=mask, cache=self.cache)
+        rotation = self._rotation[0][:length], self._rotation[1][:length]
+        x = self._run_blocks(self._prefix, rotation, mask)
         self.cache.keep(torch.full((self.rows,), length, device=self.device))
         self.passes += 1
-        features = self.model.tokens.features(x)
+        features = self._tokens.features(x)
         logits = self._logits(features[:, -1:], self.committed[:, None])
         return Step(logits, self._hidden(features))
 
@@ -73,17 +79,46 @@ class RasterSession(Session):
         if parents_BN is not None:
             depths, ancestors = tree_structure(parents_BN)
         positions = self.committed[:, None] + depths  # (B, N), of the fed tokens
-        rotation = self.model.rotation_at(self._per_row(self._prefix.shape[1] + positions))
+        rotation = self._rotation_at(self._per_row(self._prefix.shape[1] + positions))
         mask = self.cache.begin(n, None if ancestors is None else self._per_row(ancestors))
-        x = self._per_row(self.model.tokens.embed(tokens_BNK))
-        x = self.model.run_blocks(x, rotation, mask=mask, cache=self.cache)
+        x = self._per_row(self._tokens.embed(tokens_BNK))
+        x = self._run_blocks(x, rotation, mask)
         self.passes += 1
-        features = self.model.tokens.features(x)
+        features = self._tokens.features(x)
         return Step(self._logits(features, positions + 1), self._hidden(features))
 
     def commit(self, index_BM: Tensor, counts_B: Tensor) -> None:
         self.cache.keep(self._per_row(counts_B), self._per_row(index_BM))
         self.committed = self.committed + counts_B.to(self.committed)
+
+    @property
+    def hidden_size(self) -> int:
+        """C, width of the final hidden states; this and what follows is what a drafter asks for."""
+        return self.model.config.hidden_size
+
+    @property
+    def padding(self) -> Tensor | None:
+        """(R, P) bool, True = condition positions that others do not see; or None."""
+        return None if self._visible is None else ~self._visible
+
+    def embed(self, tokens_BNK: Tensor) -> Tensor:
+        """Input vectors (R, N, C) of ids, for conditional and unconditional rows."""
+        return self._per_row(self._tokens.embed(tokens_BNK))
+
+    def head(self, hidden_RNC: Tensor, positions_BN: Tensor) -> Tensor:
+        """Guided logits (B, N, K, V) of final hidden states that predict the tokens at `positions_BN`."""
+        return self._logits(hidden_RNC[:, :, None], positions_BN)
+
+    def _run_blocks(self, x_RNC: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+        for layer, block in enumerate(self._blocks):
+            x_RNC = block(x_RNC, rotation, mask=mask, cache=self.cache, layer=layer)
+        return x_RNC
+
+    def _rotation_at(self, positions_RN: Tensor) -> Rotation:
+        """Tables (R, N, D / 2) of sequence positions, those beyond the end as the last."""
+        cos, sin = self._rotation
+        index = positions_RN.clamp_max(len(cos) - 1)
+        return cos[index], sin[index]
 
     def _per_row(self, tensor: Tensor) -> Tensor:
         """The same for the unconditional rows."""
@@ -95,7 +130,7 @@ class RasterSession(Session):
             conditional, unconditional = features_RNKC.float().chunk(2)
             scales = self.scales[positions_BN.clamp_max(self.length - 1)][:, :, None, None]
             features_RNKC = guide(conditional, unconditional, scales).to(features_RNKC.dtype)
-        return self.model.tokens.logits(features_RNKC)
+        return self._tokens.logits(features_RNKC)
 
     def _hidden(self, features_RNKC: Tensor) -> Tensor | None:
         """Input of the head, for drafters; windows have one per id and give none."""

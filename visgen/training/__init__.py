@@ -21,6 +21,7 @@ OBJECTIVES = Registry(
         "scenes-checker": "visgen.training.checker:SceneCheckerObjective",
         "next-scale-generator": "visgen.training.generator:NextScaleObjective",
         "next-token-generator": "visgen.training.generator:NextTokenObjective",
+        "drafter": "visgen.training.drafter:DrafterObjective",
     },
 )
 

@@ -130,17 +130,7 @@ class GeneratorObjective(Objective):
 
     def condition(self, batch: Batch) -> Condition:
         """What the batch's images show."""
-        if self.text is None:
-            if batch.labels is None:
-                raise InputError(
-                    "data has no labels: a class-conditional generator needs one sub-folder per class"
-                )
-            return ClassCondition(torch.tensor(batch.labels, device=batch.images.device))
-        if batch.captions is None:
-            raise InputError(
-                "data has no captions: a text-conditional generator needs them beside the images"
-            )
-        return self.text.encode(batch.captions, device=batch.images.device)
+        return condition_of(batch, self.text)
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
         tokens = self.tokenizer.encode(to_pixels(batch.images))
@@ -249,6 +239,23 @@ class NextTokenObjective(GeneratorObjective):
         if window == model.config.window:
             return model
         return shuffled(model, window, config.get("shuffle_blocks", 2))
+
+
+def condition_of(batch: Batch, text: WordVocabulary | TextFeatures | None) -> Condition:
+    """What a batch's images show: their captions, or without `text` their classes.
+
+    Raises:
+        InputError: the data has neither.
+    """
+    if text is None:
+        if batch.labels is None:
+            raise InputError(
+                "data has no labels: a class-conditional generator needs one sub-folder per class"
+            )
+        return ClassCondition(torch.tensor(batch.labels, device=batch.images.device))
+    if batch.captions is None:
+        raise InputError("data has no captions: a text-conditional generator needs them beside the images")
+    return text.encode(batch.captions, device=batch.images.device)
 
 
 def load_generator(name: str) -> RasterTransformer:

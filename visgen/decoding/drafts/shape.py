@@ -13,8 +13,9 @@ from visgen.errors import InputError
 
 Kind = Literal["dynamic", "static", "chain"]
 KINDS = ("dynamic", "static", "chain")
-# Drafts per pass of a dynamic tree. A GPU scores the published 58 in the time of one, a CPU does not.
-CPU_TOKENS, GPU_TOKENS = 12, 58
+# A GPU scores the published 58 drafts in the time of one; on a CPU each costs, and so does every draft pass.
+DEFAULTS = {"cpu": {"tokens": 8, "line": 3, "depth": 3, "top_k": 4}}
+ELSEWHERE = {"tokens": 58, "line": 5, "depth": 5, "top_k": 10}
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,12 @@ class DraftShape:
     """Form and size of the drafts of one pass.
 
     Args:
-        tree: "dynamic" = what the drafter holds most probable; "static" = a fixed tree, drawn; "chain" = one
-            line, drawn.
-        tokens: drafts of a dynamic tree; None = 12 on a CPU and 58 elsewhere.
-        depth: drafts on the longest path, for "dynamic" and "chain".
-        top_k: children looked at below a draft, and drafts of the beam, for "dynamic".
+        tree: "chain" = one line, drawn; "dynamic" = what the drafter holds most probable; "static" = a fixed
+            tree, drawn.
+        tokens: drafts of a chain (None = 3 on a CPU and 5 elsewhere) or a dynamic tree (8 and 58).
+        depth: drafts on the longest path of a dynamic tree; None = 3 on a CPU and 5 elsewhere.
+        top_k: children looked at below a draft of a dynamic tree, and drafts of its beam; None = 4 on a CPU
+            and 10 elsewhere.
         shape: name of a static tree.
 
     Raises:
@@ -35,8 +37,8 @@ class DraftShape:
 
     tree: Kind
     tokens: int | None
-    depth: int
-    top_k: int
+    depth: int | None
+    top_k: int | None
     shape: str
 
     def __post_init__(self) -> None:
@@ -54,7 +56,7 @@ class DraftShape:
         """Entries of a pass of the target, the root included."""
         if self.tree == "static":
             return 1 + len(static_paths(self.shape))
-        return 1 + (self.depth if self.tree == "chain" else self.tokens or GPU_TOKENS)
+        return 1 + (self.tokens or ELSEWHERE["line" if self.tree == "chain" else "tokens"])
 
     def source(self, session: Session, resources: Resources | None, strategy: str) -> EagleSource:
         """Drafts for a session.
@@ -76,8 +78,10 @@ class DraftShape:
                     f"{session.vocab_size}; use tree='dynamic'"
                 )
             return StaticTreeSource(drafter.session(session, len(tree.parents) + 1), tree)
+        default = DEFAULTS.get(session.device.type, ELSEWHERE)
         if self.tree == "chain":
-            return ChainSource(drafter.session(session, self.depth + 1), self.depth)
-        tokens = self.tokens or (CPU_TOKENS if session.device.type == "cpu" else GPU_TOKENS)
-        entries = max((self.depth - 1) * self.top_k, self.depth + 1)
-        return DynamicTreeSource(drafter.session(session, entries), self.depth, self.top_k, tokens)
+            line = self.tokens or default["line"]
+            return ChainSource(drafter.session(session, line + 1), line)
+        depth, top_k = self.depth or default["depth"], self.top_k or default["top_k"]
+        beam = drafter.session(session, max((depth - 1) * top_k, depth + 1))
+        return DynamicTreeSource(beam, depth, top_k, self.tokens or default["tokens"])
