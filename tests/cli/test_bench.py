@@ -10,7 +10,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import Result
 
+from tests.evaluation.benchmark.conftest import raster_model, raster_tokenizer
 from tests.pipelines.conftest import make_generator, make_tokenizer
+from visgen.cli.bench_tables import acceptance
 from visgen.cli.main import app
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.reconstruct import ReconstructPipeline
@@ -26,11 +28,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "raster"
+    sampling = {"guidance_scale": 2.0, "top_k": 8}
+    ClassToImagePipeline(raster_tokenizer(), raster_model(num_classes=5), sampling).save_pretrained(folder)
+    return folder
+
+
 def test_the_options() -> None:
     command = get_command(app).commands["bench"].commands["generate"]
     names = {name for p in command.params for name in p.opts}
     assert names >= {"--model", "-m", "--random-weights", "--label", "--prompt", "--dtype", "--batch-size"}
-    assert names >= {"--repeats", "--compile", "--device", "--offline"}
+    assert names >= {"--repeats", "--compile", "--device", "--offline", "--tokens"}
+    assert names >= {"--strategies", "--num-images", "-n", "--quality-images", "--positions"}
 
 
 def test_the_help_lists_what_can_be_measured(run: Callable[..., Result]) -> None:
@@ -69,6 +80,11 @@ def test_the_table_stands_before_it(run: Callable[..., Result], model: Path) -> 
         (["-m", "var-d17", "--random-weights"], "var-d16"),
         (["-m", "var-tokenizer", "--random-weights"], "var-d16"),
         (["--device", "abacus"], "abacus"),
+        (["--strategies", "sjd,"], "--strategies"),
+        (["--strategies", "sjd", "--compile"], "--compile"),
+        (["--positions"], "--strategies"),
+        (["--quality-images", "8"], "--strategies"),
+        (["--strategies", "all"], "scenes-ar"),
     ],
     ids=" ".join,
 )
@@ -84,3 +100,46 @@ def test_a_model_that_does_not_draw_is_refused(run: Callable[..., Result], tmp_p
     result = run("bench", "generate", "-m", tmp_path / "tokenizer", *QUICK)
     assert result.exit_code == 2
     assert "VAR" in result.stderr
+
+
+def test_a_next_token_model(run: Callable[..., Result], raster: Path) -> None:
+    result = run("bench", "generate", "-m", raster, "--label", 2, "--tokens", 5, *QUICK)
+    assert result.exit_code == 0, result.output
+    *lines, last = result.stdout.splitlines()
+    rows = {row["name"]: row for row in json.loads(last)["rows"] if row["dtype"] == "float32"}
+    assert {"image", "image in a batch of 2", "5 tokens, no guidance", "5 tokens, guidance 2"} <= set(rows)
+    assert rows["5 tokens, guidance 2"]["same_tokens"] == 5
+    assert any("tokens/s" in line for line in lines) and any("the plain loop" in line for line in lines)
+
+
+def test_strategies(run: Callable[..., Result], raster: Path) -> None:
+    words = ("--strategies", "sjd:4, jacobi", "-n", 2, "--positions", "--dtype", "fp32")
+    result = run("bench", "generate", "-m", raster, *words)
+    assert result.exit_code == 0, result.output
+    *lines, last = result.stdout.splitlines()
+    found = json.loads(last)
+    assert found["strategies"] == ["sjd:4", "jacobi"] and found["num_images"] == 2
+    assert [row["name"] for row in found["rows"]] == ["sequential", "sjd:4", "jacobi"]
+    for row in found["rows"]:
+        wanted = {
+            "passes",
+            "tokens_per_pass",
+            "seconds",
+            "lossless",
+            "adherence",
+            "fid",
+            "tested",
+            "accepted",
+        }
+        assert wanted <= set(row) and row["adherence"] is None
+    grid = lines.index(next(line for line in lines if line.startswith("sjd:4: "))) + 1
+    assert [len(line) for line in lines[grid : grid + 4]] == [16] * 4  # a cell of four characters each
+
+
+def test_acceptance_by_position() -> None:
+    row = {"name": "x", "tested": [0, 4, 2, 1, 8, 1], "accepted": [0, 1, 2, 0, 4, 1]}
+    head, *lines = acceptance(row, (2, 3))
+    assert head == "x: 50% of 16 drafts accepted; % by position:"
+    assert lines == ["   ·  25 100", "   0  50 100"]
+    assert len(list(acceptance(row, None))) == 2
+    assert list(acceptance({"name": "sequential", "tested": [], "accepted": []}, (2, 3))) == []

@@ -23,14 +23,14 @@ OPTIONS = {
         "--top-k",
         "--top-p",
     }
-    | {"--temperature", "--grid", "--progressive", "--prompts", "--batch-size"}
+    | {"--temperature", "--strategy", "--grid", "--progressive", "--prompts", "--batch-size"}
     | COMMON,
     "edit": {"--box", "--mask", "--invert", "--paste", "--prompt", "--label", "--num-images", "-n", "--seed"}
-    | {"--guidance-scale"}
+    | {"--guidance-scale", "--strategy"}
     | COMMON,
     "reconstruct": {"--tile", "--progressive"} | COMMON,
     "evaluate": {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
-    | {"--prompts", "--batch-size", "--dtype", "--device", "--offline", "--save-statistics"}
+    | {"--prompts", "--batch-size", "--strategy", "--dtype", "--device", "--offline", "--save-statistics"}
     | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
     "models": {"--json", "--help", "-h"},

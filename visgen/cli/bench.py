@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
+from visgen.cli.bench_tables import acceptance, print_table, strategy_table, table
 from visgen.cli.console import guarded, note, say
 from visgen.cli.options import DEFAULT_MODEL, Device, Model, Offline, check_device, given
 from visgen.errors import InputError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 PROMPT = "a red circle above a blue square"
+DTYPES, TOKENS, IMAGES = "float32,bfloat16", 128, 16
 
 bench = typer.Typer(help="Measure speed: a table, then one line of JSON.", no_args_is_help=True)
 
@@ -27,11 +25,12 @@ def generate(
         bool,
         typer.Option("--random-weights", help="The architecture of an official model, without a download."),
     ] = False,
-    label: Annotated[int, typer.Option("--label", help="Class that class models draw.")] = 0,
-    prompt: Annotated[str, typer.Option("--prompt", help="What text models draw.")] = PROMPT,
+    label: Annotated[int | None, typer.Option("--label", help="Class that class models draw: 0.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help=f"What text models draw: {PROMPT}.")] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", metavar="DTYPE,…", help="float32, bfloat16, float16.")
-    ] = "float32,bfloat16",
+        str | None,
+        typer.Option("--dtype", metavar="DTYPE,…", help=f"{DTYPES}; with --strategies the model's own."),
+    ] = None,
     batch_size: Annotated[
         str, typer.Option("--batch-size", metavar="N,…", help="Images at once, for the sweep.")
     ] = "1,2,4",
@@ -39,28 +38,136 @@ def generate(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Measure torch.compile of the blocks too.")
     ] = False,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="Next-token models: tokens timed, of one image.")
+    ] = TOKENS,
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            "--strategies", metavar="all|NAME[:VALUE],…", help="Compare how next-token models decode."
+        ),
+    ] = None,
+    num_images: Annotated[
+        int, typer.Option("-n", "--num-images", min=1, help="Images timed under each strategy.")
+    ] = IMAGES,
+    quality_images: Annotated[
+        int, typer.Option("--quality-images", min=0, help="Images judged under each strategy: scenes models.")
+    ] = 0,
+    positions: Annotated[
+        bool, typer.Option("--positions", help="How often drafts were accepted, by position.")
+    ] = False,
     device: Device = None,
     offline: Offline = False,
 ) -> None:
     """Seconds per image and where they go: visgen bench generate -m var-d16 --random-weights."""
-    dtypes, sizes = _dtypes(dtype), _sizes(batch_size)
+    names = None if strategies is None else _names(strategies)
+    _check_together(names, {"--quality-images": quality_images, "--positions": positions}, compiled)
+    dtypes, sizes = None if dtype is None else _dtypes(dtype), _sizes(batch_size)
     if device is not None:
         check_device(device)
-    from visgen.evaluation.benchmark.generate import GenerateBench
-    from visgen.evaluation.benchmark.report import document
-
     pipe = _open(model, random_weights, device, offline)
     pipe.set_progress_bar_config(disable=True)
+    told = {"weights": "random" if random_weights else "loaded"}
     subject = label if hasattr(pipe, "num_classes") else prompt
-    run = GenerateBench(pipe, subject, dtypes, sizes, repeats, compiled, note)
+    if names is not None:
+        quality = _quality(quality_images, model, pipe)
+        options = {"num_images": num_images, "subject": subject, "quality": quality, "positions": positions}
+        return _compare(model, pipe, names, dtypes, options, told)
+    if subject is None:
+        subject = 0 if hasattr(pipe, "num_classes") else PROMPT
+    run = _bench(pipe, subject, dtypes or _dtypes(DTYPES), sizes, repeats, compiled, tokens)
     rows = list(run.run())
-    _print(rows)
-    weights = "random" if random_weights else "loaded"
-    found = document("generate", model, run.device, run.dtypes, rows, weights=weights, repeats=repeats)
-    say(json.dumps(found, ensure_ascii=False, allow_nan=False))
+    print_table(table(rows))
+    _say_document(model, run.device, run.dtypes, rows, repeats=repeats, **told)
 
 
 bench.command()(guarded(generate))
+
+
+def _bench(
+    pipe: Any,
+    subject: int | str,
+    dtypes: list[str],
+    sizes: list[int],
+    repeats: int,
+    compiled: bool,
+    tokens: int,
+) -> Any:
+    """The benchmark of a model's family."""
+    from visgen.evaluation.benchmark.generate import GenerateBench
+    from visgen.evaluation.benchmark.next_token import DecodeBench
+    from visgen.generators.next_token import NextTokenGenerator
+
+    if isinstance(getattr(pipe, "generator", None), NextTokenGenerator):
+        return DecodeBench(pipe, subject, dtypes, sizes, repeats, compiled, tokens, note)
+    return GenerateBench(pipe, subject, dtypes, sizes, repeats, compiled, note)
+
+
+def _compare(
+    model: str,
+    pipe: Any,
+    names: list[str],
+    dtypes: list[str] | None,
+    options: dict[str, Any],
+    told: dict[str, Any],
+) -> None:
+    """Strategies side by side, dtype by dtype; float32 first, as converting back would not restore it."""
+    from dataclasses import asdict
+
+    import torch
+
+    from visgen.evaluation.benchmark.images import dtype_name
+    from visgen.evaluation.benchmark.strategies import StrategyBench
+
+    run = StrategyBench(pipe, names, say=note, **options)
+    rows = []
+    dtypes = sorted(dtypes or [dtype_name(pipe)], key=lambda name: name != "float32")
+    for name in dtypes:
+        pipe.to(getattr(torch, name))
+        rows += list(run.run())
+    print_table(strategy_table(rows))
+    if options["positions"]:
+        for row in rows:
+            for line in acceptance(row, getattr(pipe.generator, "positions", None)):
+                say(line)
+    asked = {"strategies": names, "num_images": options["num_images"], "sampling": asdict(pipe.sampling)}
+    _say_document(model, run.device, dtypes, rows, **asked, **told)
+
+
+def _quality(count: int, model: str, pipe: Any) -> Any:
+    if not count:
+        return None
+    from visgen.evaluation.benchmark.quality import Quality
+
+    return Quality(count, model, device=str(pipe.generator.device))
+
+
+def _say_document(model: str, device: Any, dtypes: Sequence[str], rows: Sequence[Any], **more: Any) -> None:
+    from visgen.evaluation.benchmark.report import document
+
+    found = document("generate", model, device, dtypes, rows, **more)
+    say(json.dumps(found, ensure_ascii=False, allow_nan=False))
+
+
+def _names(text: str) -> list[str]:
+    """Strategies as they were named, all of them valid."""
+    from visgen.evaluation.benchmark.strategies import check_names
+
+    names = [word.strip() for word in text.split(",")]
+    if not all(names):
+        raise InputError(f"--strategies {text!r} must be all, or names such as sjd:16,jacobi")
+    check_names(names)
+    return names
+
+
+def _check_together(names: list[str] | None, others: dict[str, Any], compiled: bool) -> None:
+    if names is not None and compiled:
+        raise InputError(
+            "--strategies and --compile: strategies are compared without compiling; leave one out"
+        )
+    wanting = [option for option, value in others.items() if value and names is None]
+    if wanting:
+        raise InputError(f"{wanting[0]} is for a comparison of strategies; add --strategies all")
 
 
 def _dtypes(text: str) -> list[str]:
@@ -92,54 +199,3 @@ def _open(model: str, random_weights: bool, device: str | None, offline: bool) -
 
     pipe = random_pipeline(model)
     return pipe if device is None else pipe.to(device)
-
-
-def _print(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-
-    from visgen.cli.models import FILE_WIDTH
-
-    Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table(rows))
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A line per row, a rule between dtypes."""
-    from rich import box
-    from rich.table import Table
-
-    columns = ("what", "dtype", "seconds", "images/s", "GFLOP/s", "of matmul", "memory", "more")
-    out = Table(*columns, box=box.SIMPLE)
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        last = following is not None and following["dtype"] != row["dtype"]
-        out.add_row(*_cells(row), end_section=last)
-    return out
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    from visgen.cli.models import size
-
-    memory = row.get("peak_memory_bytes")
-    return (
-        row["name"],
-        row["dtype"],
-        _number(row.get("seconds"), ".4f"),
-        _number(row.get("images_per_second"), ".3g"),
-        _number(row.get("gflops_per_second"), ".0f"),
-        _number(row.get("fraction_of_matmul"), ".0%"),
-        "" if memory is None else size(memory),
-        _more(row),
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _more(row: Mapping[str, Any]) -> str:
-    if "psnr_db" in row:
-        near = "equal image" if row["psnr_db"] is None else f"image {row['psnr_db']:.1f} dB"
-        return f"{row['speedup']:.2f}× (matmul {row['matmul_speedup']:.2f}×), {near}"
-    if "largest_logit_difference" in row:
-        difference, first = row["largest_logit_difference"], row["first_seconds"]
-        return f"first {first:.1f} s, logits within {difference:.1e}"
-    return ""

@@ -17,8 +17,10 @@ from visgen.cli.options import (
     Offline,
     Output,
     Seed,
+    Strategy,
     given,
     given_sampling,
+    given_strategy,
     open_model,
 )
 from visgen.cli.outputs import picture_paths
@@ -51,6 +53,7 @@ def edit(
     count: Count = 1,
     seed: Seed = None,
     guidance_scale: Guidance = None,
+    strategy: Strategy = None,
     dtype: Dtype = None,
     device: Device = None,
     offline: Offline = False,
@@ -61,7 +64,7 @@ def edit(
 
     if (box is None) == (mask is None):
         raise InputError("give exactly one of --box and --mask, to say which part is made anew")
-    sampling = given_sampling(guidance_scale=guidance_scale)
+    chosen = given_sampling(guidance_scale=guidance_scale) | given_strategy(strategy)
     region = {
         "box": parse_box(box),
         "mask": mask and read_image(mask),
@@ -71,7 +74,7 @@ def edit(
     paths = picture_paths(output, f"{image.stem} edit", 1, count)
     source = read_image(image)
     pipe = open_model(model, "edit", dtype, device, offline)
-    options = given(prompt=prompt, label=label, seed=seed, **region) | sampling
+    options = given(prompt=prompt, label=label, seed=seed, **region) | chosen
     result = pipe(source, num_images_per_prompt=count, **options)
     save_pictures(result.images, result, paths, model)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visgen.cli.console import say
-from visgen.cli.options import Device, Dtype, Offline, check_device
+from visgen.cli.options import Device, Dtype, Offline, Strategy, check_device, given_strategy
 from visgen.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def evaluate(
         typer.Option(metavar="FILE", help="A .txt or .jsonl to draw instead of the reference's captions."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 32,
+    strategy: Strategy = None,
     dtype: Dtype = None,
     device: Device = None,
     offline: Offline = False,
@@ -81,6 +82,7 @@ def evaluate(
     _check_files(output, statistics, names)
     if device is not None:
         check_device(device)
+    given_strategy(strategy)
     options = EvaluationOptions(
         reference=reference,
         protocol=protocol,
@@ -88,6 +90,7 @@ def evaluate(
         count=count,
         seed=seed,
         batch_size=batch_size,
+        strategy=strategy,
         prompts=None if prompts is None else read_prompts(prompts),
         device=device,
         dtype=dtype,

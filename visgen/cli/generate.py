@@ -21,11 +21,13 @@ from visgen.cli.options import (
     Output,
     Progressive,
     Seed,
+    Strategy,
     Temperature,
     TopK,
     TopP,
     given,
     given_sampling,
+    given_strategy,
     open_model,
 )
 from visgen.cli.outputs import is_picture, picture_paths
@@ -55,6 +57,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     temperature: Temperature = None,
+    strategy: Strategy = None,
     dtype: Dtype = None,
     device: Device = None,
     offline: Offline = False,
@@ -68,6 +71,7 @@ def generate(
     """Draw what prompts say, or classes: visgen generate "a red circle above a blue square"."""
     sampling = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p, "temperature": temperature}
     options = given(negative_prompt=negative, seed=seed, batch_size=batch_size) | given_sampling(**sampling)
+    options |= given_strategy(strategy)
     if prompts_file is not None:
         others = {"a prompt": prompts, "--label": labels, "--grid": grid, "--progressive": progressive}
         folder = _batch_folder(output, [name for name, value in others.items() if value])

@@ -88,6 +88,14 @@ Output = Annotated[
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine already.")]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        metavar="NAME[:VALUE]",
+        help="How next-token models decode: sequential, sjd:16, jacobi, speculative, lantern, recycling.",
+    ),
+]
 Progressive = Annotated[bool, typer.Option("--progressive", help="A strip: the image after each scale.")]
 
 
@@ -102,6 +110,19 @@ def given_sampling(**options: Any) -> dict[str, Any]:
     kept = given(**options)
     TokenSampling(**kept)
     return kept
+
+
+def given_strategy(strategy: str | None) -> dict[str, Any]:
+    """As `given`, for a decoding strategy, whose name and value are checked before a model is loaded.
+
+    Raises:
+        InputError: an unknown name, or a value that the strategy does not take.
+    """
+    if strategy is not None:
+        from visgen.decoding.making import make_strategy
+
+        make_strategy(strategy)
+    return given(strategy=strategy)
 
 
 def open_model(name: str, task: str, dtype: str | None, device: str | None, offline: bool = False) -> Any:

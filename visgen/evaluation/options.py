@@ -22,6 +22,7 @@ class EvaluationOptions:
         count: images N; None = all of a folder, 1000 of a model (fewer where captions or images end before).
         seed: image i is drawn from (seed, i).
         batch_size: images at once; always that many, the last ones padded.
+        strategy: how next-token models decode, a name or "NAME:VALUE"; None = one token after another.
         prompts: what image i shows, for text models; None = the captions of the reference's images i.
         device, dtype, offline: as for `visgen.load`; device None = the CPU, or this process's own one.
         inception_weights: weights of protocols adm and clean; None = torch hub's cache, then a download.
@@ -35,6 +36,7 @@ class EvaluationOptions:
     count: int | None = None
     seed: int = 0
     batch_size: int = 32
+    strategy: str | None = None
     prompts: tuple[str, ...] | None = None
     device: str | None = None
     dtype: str | None = None

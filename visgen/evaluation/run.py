@@ -59,7 +59,9 @@ def evaluate(
     for name in names:
         clock = Clock()
         with clock("load"):
-            subject = open_subject(name, options.batch_size, options.dtype, setting.device, options.offline)
+            subject = open_subject(
+                name, options.batch_size, options.dtype, setting.device, options.offline, options.strategy
+            )
             plan = make_plan(options, setting.protocol, setting.reference, subject)
         with clock("reference"):
             real = setting.real(plan, subject.image_size)

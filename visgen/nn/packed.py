@@ -1,7 +1,7 @@
 """Linear layers of a few rows on a CPU, with weights in oneDNN's blocked layout.
 
-Decoding reads every weight for a few rows at a time, and torch's kernels for plain weights do not keep up with
-the memory. All layers of LlamaGen-B on one core of an EPYC with avx512_bf16, milliseconds:
+Decoding reads every weight for a few rows at a time, and torch's kernels for plain weights do not keep up
+with the memory. All layers of LlamaGen-B on one core of an EPYC with avx512_bf16, milliseconds:
 
     rows               1    2    4    8    16   32
     float32, plain    29   54   53   59    76  114
@@ -44,6 +44,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach()
+        self._multiply = torch.ops.mkldnn._linear_pointwise.default  # resolved once: 5 µs of a call
         self.bias = linear.bias
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), FEWEST_ROWS)
         self._rows = weight.new_zeros(
@@ -58,7 +59,7 @@ class PackedLinear(nn.Module):
         return self._apply_to(self._rows)[:count].view(*x.shape[:-1], -1)
 
     def _apply_to(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
+        return self._multiply(x, self._weight, self.bias, "none", [], "")
 
 
 def packed(module: nn.Module) -> nn.Module:

@@ -56,7 +56,7 @@ def published_loop(model: Any, tokenizer: Any, request: GenerationRequest) -> tu
         scale = guidance_at(sampling.guidance_scale, sampling.guidance_schedule, position)
         conditional, unconditional = model.head(features).chunk(2)
         logits = guide(conditional, unconditional, scale)
-        drawn.append(request.noise.categorical(_law(logits, sampling).softmax(dim=-1)))
+        drawn.append(request.noise.categorical(filtered(logits, sampling).softmax(dim=-1)))
         fhat = fhat + quantizer.contribution(quantizer.embed(drawn[-1]), index, sizes)
     with torch.enable_grad():  # without gradients, our decoder would take its faster layout
         return torch.cat(drawn, dim=1), tokenizer.decoder(tokenizer.post_quant_conv(fhat))
@@ -88,7 +88,8 @@ def _attention(attn: nn.Module, x: Tensor, cache: tuple[Tensor, ...]) -> tuple[T
     return attn.proj(out.transpose(1, 2).reshape(b, length, c)), (k, v)
 
 
-def _law(logits: Tensor, sampling: TokenSampling) -> Tensor:
+def filtered(logits: Tensor, sampling: TokenSampling) -> Tensor:
+    """Temperature, top-k and top-p as the published loops write them: by sorting and filling all ids."""
     logits = logits.float() / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k, dim=-1).values[..., -1:]

@@ -1,10 +1,15 @@
-"""Floating point operations by formula; a multiplication and an addition are two."""
+"""Floating point operations, by formula or counted; a multiplication and an addition are two."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from visgen.nn.attention import attention_backend
+from visgen.nn.packed import packed_weights
 
 
 def block_flops(config: Any, rows: int, positions: int, keys: int) -> int:
@@ -27,3 +32,10 @@ def block_flops(config: Any, rows: int, positions: int, keys: int) -> int:
 def conv_flops(conv: nn.Conv2d, output: Tensor) -> int:
     """FLOPs of a convolution that gave `output` (B, C, H, W), bias left out."""
     return 2 * output.numel() * conv.weight[0].numel()
+
+
+def counted_flops(call: Callable[[], Any]) -> int:
+    """FLOPs of a call as torch counts them: matmuls and convolutions, attention as two matmuls."""
+    with packed_weights(False), attention_backend("explicit"), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()

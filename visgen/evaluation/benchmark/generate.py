@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,14 +15,14 @@ from torch import Tensor
 from visgen.errors import InputError
 from visgen.evaluation.benchmark.baseline import float32_decoder, published_loop
 from visgen.evaluation.benchmark.compiling import Step, compiled_blocks, largest_difference, steps_of
-from visgen.evaluation.benchmark.machine import MATMUL_SIZE, forget_peak, matmul_rate, peak_memory
+from visgen.evaluation.benchmark.images import draw_images, image_rows, rates, subject_condition
+from visgen.evaluation.benchmark.machine import MATMUL_SIZE, forget_peak, matmul_rate
 from visgen.evaluation.benchmark.parts import DECODER, Parts
 from visgen.evaluation.benchmark.report import Row
 from visgen.evaluation.benchmark.timing import Timeline, measure
 from visgen.generators.base import GenerationRequest
 from visgen.generators.var import VARTransformer
 from visgen.nn.noise import Noise
-from visgen.pipelines.conditioning import class_condition, condition_kind, text_condition
 from visgen.pipelines.seeds import image_seeds
 from visgen.tokenizers.tokens import ImageTokens
 
@@ -89,37 +89,22 @@ class GenerateBench:
 
     def draw(self, count: int) -> Any:
         """`count` images in one batch, as a user gets them."""
-        return self.pipe(
-            self.subject, num_images_per_prompt=count, batch_size=count, seed=0, output_type="pt"
-        )
+        return draw_images(self.pipe, self.subject, count)
 
     def _rows(self, dtype: str) -> Iterator[Row]:
         self.say(f"{dtype}: first image")
         forget_peak(self.device)
         first = measure(lambda: self.draw(1), self.device, repeats=1, warmup=0)
         yield {"name": "first image", "seconds": first.seconds}
-        batches = list(self._batches())
+        batches = list(image_rows(self.draw, self.batch_sizes, self.device, self.repeats, self.say))
         yield from batches
         seconds, flops, rate = self._parts()
-        yield {"name": f"matmul {MATMUL_SIZE}³", "seconds": 2 * MATMUL_SIZE**3 / rate, **_rates(rate)}
+        yield {"name": f"matmul {MATMUL_SIZE}³", "seconds": 2 * MATMUL_SIZE**3 / rate, **rates(rate)}
         yield from self._part_rows(seconds, flops, rate)
         yield self._baseline()
         yield from self._comparison(dtype, batches[0]["seconds"], rate, first.result.tokens)
         if self.compiled:
             yield self._compiled()
-
-    def _batches(self) -> Iterator[Row]:
-        for size in dict.fromkeys((1, *self.batch_sizes)):
-            self.say(f"batch of {size}")
-            timing = measure(partial(self.draw, size), self.device, repeats=self.repeats, warmup=0)
-            each = timing.seconds / size
-            yield {
-                "name": "image" if size == 1 else f"image in a batch of {size}",
-                "seconds": each,
-                "batch_size": size,
-                "images_per_second": 1 / each,
-                "peak_memory_bytes": peak_memory(self.device),
-            }
 
     def _parts(self) -> tuple[dict[str, float], dict[str, int], float]:
         """Medians of the seconds of an image's parts, their FLOPs, and the median matmul rate.
@@ -127,15 +112,15 @@ class GenerateBench:
         The rate is measured beside every run: machines change their pace, and fractions should not.
         """
         self.say("parts of an image")
-        runs, rates = [], []
+        runs, measured = [], []
         for _ in range(self.repeats):
-            rates.append(matmul_rate(self.pipe.generator.dtype, self.device))
+            measured.append(matmul_rate(self.pipe.generator.dtype, self.device))
             timeline = Timeline(self.device)
             with Parts(self.pipe, timeline).watched() as parts:
                 self.draw(1)
             runs.append(timeline.seconds)
         seconds = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
-        return seconds, parts.flops, statistics.median(rates)
+        return seconds, parts.flops, statistics.median(measured)
 
     def _part_rows(self, seconds: dict[str, float], flops: dict[str, int], rate: float) -> Iterator[Row]:
         """Transformer and decoder with their share of the matmul rate, then the rest."""
@@ -175,9 +160,7 @@ class GenerateBench:
 
     @cached_property
     def _condition(self) -> Callable[[list[int]], Any]:
-        if condition_kind(self.pipe.generator, "class") == "class":
-            return class_condition([int(self.subject)])
-        return text_condition(self.pipe.text, [str(self.subject)], None, self.device)
+        return subject_condition(self.pipe, self.subject)
 
     def _comparison(self, dtype: str, seconds: float, rate: float, tokens: ImageTokens) -> Iterator[Row]:
         """How much faster than the first dtype, and how near the decoded image of the same tokens."""
@@ -220,13 +203,8 @@ def psnr(image: Tensor, reference: Tensor) -> float | None:
     return 10 * math.log10(4 / error) if error else None
 
 
-def _rates(rate: float, machine: float | None = None) -> Row:
-    row: Row = {"gflops_per_second": rate / 1e9}
-    return row if machine is None else row | {"fraction_of_matmul": rate / machine}
-
-
 def _sum(
     name: str, parts: Sequence[str], seconds: dict[str, float], flops: dict[str, int], machine: float
 ) -> Row:
     spent, done = sum(seconds[part] for part in parts), sum(flops[part] for part in parts)
-    return {"name": name, "seconds": spent, "gflop": done / 1e9, **_rates(done / spent, machine)}
+    return {"name": name, "seconds": spent, "gflop": done / 1e9, **rates(done / spent, machine)}

@@ -1,4 +1,4 @@
-"""What this machine can do, measured: matmul rate per dtype, peak memory, its name."""
+"""What this machine can do, measured: rates of matmul and of reading memory, peak memory, its name."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = MATMUL_SIZ
     out = torch.empty(size, size, device=device, dtype=dtype)
     timing = measure(lambda: torch.mm(a, b, out=out), device, repeats=15, warmup=3)
     return 2 * size**3 / timing.seconds
+
+
+def read_rate(size: int, device: torch.device) -> float:
+    """Bytes/s of reading `size` bytes once (a sum), the median of 7: what reading weights is held against.
+
+    Of the size of a model's weights, so that caches help here as far as they help there.
+    """
+    buffer = torch.ones(max(1, size // 4), device=device)
+    timing = measure(buffer.sum, device, repeats=7, warmup=2)
+    return 4 * buffer.numel() / timing.seconds
 
 
 def forget_peak(device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,21 @@ def measure(function: Callable[[], Any], device: torch.device, *, repeats: int, 
         if run >= warmup:
             runs.append(time.perf_counter() - start)
     return Timing(tuple(runs), result)
+
+
+def alternate(
+    functions: Sequence[Callable[[], Any]], device: torch.device, *, repeats: int, warmup: int = 1
+) -> list[Timing]:
+    """Time functions in turn, `repeats` rounds after `warmup` ones: a machine that changes its pace does so
+    for all of them."""
+    rounds = [
+        [measure(function, device, repeats=1, warmup=0) for function in functions]
+        for _ in range(warmup + repeats)
+    ][warmup:]
+    return [
+        Timing(tuple(timing.seconds for timing in column), column[-1].result)
+        for column in zip(*rounds, strict=True)
+    ]
 
 
 class Timeline:

@@ -1,0 +1,127 @@
+"""What `visgen bench` shows above its line of JSON: tables, and acceptance by position."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+WIDTH = 16  # positions a line, where a model has no grid
+
+
+def print_table(made: Table) -> None:
+    """To the terminal, or as wide as needed into a file."""
+    from rich.console import Console
+
+    from visgen.cli.models import FILE_WIDTH
+
+    Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(made)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A line per row, a rule between dtypes; columns on tokens where rows tell of them."""
+    columns = ["what", "dtype", "seconds", "images/s", "GFLOP/s", "of matmul", "memory", "more"]
+    decoding = any("tokens_per_second" in row for row in rows)
+    columns[3:3] = ["tokens/s", "of reading"] if decoding else []
+    return _table(columns, rows, lambda row: _cells(row, decoding))
+
+
+def strategy_table(rows: Sequence[Row]) -> Table:
+    """A line per strategy."""
+    columns = [
+        "strategy",
+        "dtype",
+        "seconds",
+        "speed-up",
+        "passes",
+        "tokens/pass",
+        "lossless",
+        "adherence",
+        "FID",
+    ]
+    return _table(columns, rows, _strategy_cells)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Row], cells: Any) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    out = Table(*columns, box=box.SIMPLE)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        last = following is not None and _group(following) != _group(row)
+        out.add_row(*cells(row), end_section=last)
+    return out
+
+
+def _group(row: Row) -> str:
+    """A baseline stands beside rows of another dtype than its own."""
+    return row.get("beside_dtype", row["dtype"])
+
+
+def _cells(row: Row, decoding: bool) -> tuple[str, ...]:
+    from visgen.cli.models import size
+
+    memory = row.get("peak_memory_bytes")
+    tokens = (
+        _number(row.get("tokens_per_second"), ".1f"),
+        _number(row.get("fraction_of_reading"), ".0%"),
+    )
+    return (
+        row["name"],
+        row["dtype"],
+        _number(row.get("seconds"), ".4f"),
+        *(tokens if decoding else ()),
+        _number(row.get("images_per_second"), ".3g"),
+        _number(row.get("gflops_per_second"), ".0f"),
+        _number(row.get("fraction_of_matmul"), ".0%"),
+        "" if memory is None else size(memory),
+        _more(row),
+    )
+
+
+def _strategy_cells(row: Row) -> tuple[str, ...]:
+    return (
+        row["name"],
+        row["dtype"],
+        _number(row["seconds"], ".4f"),
+        f"{row['speedup']:.2f}×",
+        _number(row["passes"], ".1f"),
+        _number(row["tokens_per_pass"], ".2f"),
+        "yes" if row["lossless"] else "no",
+        _number(row["adherence"], ".1%"),
+        _number(row["fid"], ".3f"),
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _more(row: Row) -> str:
+    if "psnr_db" in row:
+        near = "equal image" if row["psnr_db"] is None else f"image {row['psnr_db']:.1f} dB"
+        return f"{row['speedup']:.2f}× (matmul {row['matmul_speedup']:.2f}×), {near}"
+    if "largest_logit_difference" in row:
+        difference, first = row["largest_logit_difference"], row["first_seconds"]
+        return f"first {first:.1f} s, logits within {difference:.1e}"
+    if "same_tokens" in row:
+        return f"{row['speedup']:.2f}× the plain loop, its first {row['same_tokens']} tokens"
+    if "bytes_per_second" in row:
+        return f"{row['bytes_per_second'] / 1e9:.1f} GB/s"
+    return ""
+
+
+def acceptance(row: Row, grid: tuple[int, int] | None) -> Iterator[str]:
+    """Lines of a strategy: percent of the drafts tested at each position that were accepted, · = none was."""
+    tested, accepted = row["tested"], row["accepted"]
+    if not any(tested):
+        return
+    width = grid[1] if grid is not None and grid[0] * grid[1] == len(tested) else WIDTH
+    yield f"{row['name']}: {sum(accepted) / sum(tested):.0%} of {sum(tested)} drafts accepted; % by position:"
+    shares = [f"{100 * a / t:4.0f}" if t else "   ·" for t, a in zip(tested, accepted, strict=True)]
+    for start in range(0, len(shares), width):
+        yield "".join(shares[start : start + width])
