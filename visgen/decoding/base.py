@@ -2,8 +2,8 @@
 
 Everything is batched by image: B rows, N entries fed at once, K sub-codes per position (1 for most models,
 s² for Token-Shuffle), V ids per sub-code. A pass feeds entries 0 … N: entry 0 is the *root*, the last token
-that is decided but not yet in the cache; entries 1 … N are drafts in a tree below it. Row by row, the accepted
-path and one extra token are kept. Nothing that one row does depends on another.
+that is decided but not yet in the cache; entries 1 … N are drafts in a tree below it. Row by row, the
+accepted path and one extra token are kept. Nothing that one row does depends on another.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Session(ABC):
             tokens_BNK: int64 ids.
             parents_BN: index of each entry's parent among these entries, -1 = the committed tokens; parents
                 come before children. None = a chain. An entry sees the committed tokens, its ancestors and
-                itself; its position is `committed` + its depth. Positions beyond `length` are clamped: what is
-                said of them must not be used.
+                itself; its position is `committed` + its depth. Positions beyond `length` are clamped: what
+                is said of them must not be used.
         """
 
     @abstractmethod

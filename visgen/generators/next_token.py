@@ -1,4 +1,4 @@
-"""What next-token generators have in common: sessions for the decoding engine, and `generate` on top of them."""
+"""What next-token generators have in common: sessions for the decoding engine, and `generate` upon them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class NextTokenGenerator(ImageGenerator):
         """Generate a batch.
 
         Args:
-            quantizer: the tokenizer's; its codebook serves strategies that compare codes. Not needed otherwise.
+            quantizer: the tokenizer's; strategies that compare codes need its codebook.
             strategy: how tokens are drawn; None = one by one.
             on_step: called after every pass that keeps tokens.
 

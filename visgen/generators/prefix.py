@@ -1,4 +1,4 @@
-"""The condition in front of a next-token sequence: one class position, words, or features of a text encoder."""
+"""The condition in front of a next-token sequence: a class position, words, or features of a text encoder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Next-token prediction of image tokens in raster order (LlamaGen, arXiv 2406.06525).
 
-ELM's sub-codes (arXiv 2410.16257) and Token-Shuffle's windows (arXiv 2504.17789) are options of the same model.
+ELM's sub-codes (arXiv 2410.16257) and Token-Shuffle's windows (arXiv 2504.17789) are options of the model.
 """
 
 from __future__ import annotations
@@ -260,8 +260,8 @@ def _check(config: Any) -> None:
     heads, kv_heads = config.num_heads, config.num_kv_heads or config.num_heads
     if config.hidden_size % (4 * heads):
         raise InputError(
-            f"hidden_size={config.hidden_size} must be a multiple of 4 · num_heads={4 * heads}: two-dimensional "
-            "rotary embeddings turn pairs for rows and for columns"
+            f"hidden_size={config.hidden_size} must be a multiple of 4 · num_heads={4 * heads}: rotary "
+            "embeddings over a grid turn pairs for rows and for columns"
         )
     if heads % kv_heads:
         raise InputError(f"num_heads={heads} must be a multiple of num_kv_heads={kv_heads}")

@@ -1,4 +1,4 @@
-"""From a trained raster model to one that reads and writes windows of tokens (Token-Shuffle, arXiv 2504.17789)."""
+"""From a trained raster model to one of windows of tokens (Token-Shuffle, arXiv 2504.17789)."""
 
 from __future__ import annotations
 

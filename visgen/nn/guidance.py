@@ -2,7 +2,8 @@
 1].
 
 "constant" is s throughout and "linear" VAR's ramp from off to full. "cosine", "half_linear" and "two_stage"
-are Token-Shuffle's (arXiv 2504.17789). ELM (arXiv 2410.16257) counts positions otherwise, see `step_position`.
+are Token-Shuffle's (arXiv 2504.17789). ELM (arXiv 2410.16257) counts positions otherwise, see
+`step_position`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def guidance_at(scale: float, schedule: str, position: float) -> float:
 
 
 def step_position(schedule: str, index: int, total: int) -> float:
-    """Position of step `index` of `total`: 0 at the first, 1 at the last; for ELM's schedules (i + 1) / n, and
-    i / n for its square root."""
+    """Position of step `index` of `total`: 0 at the first, 1 at the last; for ELM's schedules (i + 1) / n,
+    and i / n for its square root."""
     if schedule == "elm_square_root":
         return index / total
     if schedule.startswith("elm_"):

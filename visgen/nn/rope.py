@@ -1,5 +1,5 @@
-"""Rotary position embeddings over a grid (LlamaGen, arXiv 2406.06525): half of the pairs turn by the row, half by
-the column."""
+"""Rotary position embeddings over a grid (LlamaGen, arXiv 2406.06525): half of the pairs turn by the row,
+half by the column."""
 
 from __future__ import annotations
 

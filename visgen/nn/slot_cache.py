@@ -1,4 +1,4 @@
-"""Key-value cache with slots per row: rows advance at their own pace, drafts are dropped by forgetting them."""
+"""Key-value cache with slots per row: rows advance at their own pace, dropping drafts is forgetting them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor
 class SlotCache:
     """Keys and values of all layers, (layers, 2, R, H, slots, D), allocated once.
 
-    Row r holds `lengths[r]` entries for good, in its first slots. `begin` announces N new entries per row, each
-    layer `write`s theirs behind them and gets all it may attend to, and `keep` says which of the new ones stay.
+    Row r holds `lengths[r]` entries for good, in its first slots. `begin` announces N new entries per row,
+    each layer `write`s theirs behind them and gets all it may attend to, and `keep` says which of the new
+    ones stay.
 
     Args:
         rows: R; with guidance the unconditional rows are rows of their own.
@@ -45,11 +46,12 @@ class SlotCache:
         return self._store.shape[4]
 
     def begin(self, count: int, ancestors: Tensor | None = None, *, append: bool = False) -> Tensor | None:
-        """Prepare N = `count` new entries; returns the mask (R, 1, N, span) of what each may attend to, or None.
+        """Prepare N = `count` new entries; returns the mask (R, 1, N, span) of what each may see, or None.
 
         Args:
             count: entries per row.
-            ancestors: bool (R or 1, N, N), True where entry i may see entry j, itself included; None = a chain.
+            ancestors: bool (R or 1, N, N), True where entry i may see entry j, itself included; None = a
+                chain.
             append: put them behind those of earlier `begin`s since the last `keep`, M in number, instead of
                 in their place; `ancestors` is (R or 1, N, M + N) then, and `keep` counts from the first of
                 all.

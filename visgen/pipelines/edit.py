@@ -29,8 +29,8 @@ from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_
 from visgen.pipelines.output import Callback, ImageOutput, Images, convert_images
 from visgen.pipelines.pictures import as_image_list, image_size
 from visgen.pipelines.seeds import Generators, Seed, image_seeds
-from visgen.pipelines.text_to_image import check_text_length
 from visgen.pipelines.strategies import strategy_facts, strategy_request
+from visgen.pipelines.text_to_image import check_text_length
 from visgen.tokenizers.base import ImageTokenizer
 
 
@@ -109,7 +109,8 @@ class EditPipeline(ImagePipeline):
             generator: a torch generator to draw the seeds from, or one per result; instead of `seed`.
             guidance_scale, guidance_schedule, temperature, top_k, top_p, smooth: see `TokenSampling`.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
-            strategy, strategy_options, batch_size, fixed_batch, callback_on_step_end: as for `TextToImagePipeline`.
+            strategy, strategy_options, batch_size, fixed_batch, callback_on_step_end: as for
+                `TextToImagePipeline`.
 
         Raises:
             InputError: not exactly one of box and mask, a region without a token, or another bad argument.

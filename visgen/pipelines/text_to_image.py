@@ -126,9 +126,7 @@ class TextToImagePipeline(ImagePipeline):
         images, tokens, stats = self.generate_images(job)
         told = strategy_facts(strategy, strategy_options)
         settings = self._settings(options, negative_prompt=negative_prompt, **told)
-        return ImageOutput(
-            images, tokens, prompts=prompts, seeds=list(seeds), settings=settings, stats=stats
-        )
+        return ImageOutput(images, tokens, prompts=prompts, seeds=list(seeds), settings=settings, stats=stats)
 
 
 def check_text_length(text: Any, generator: Any) -> None:

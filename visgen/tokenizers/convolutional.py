@@ -95,8 +95,8 @@ class ConvTokenizer(VisgenModel, ImageTokenizer):
 def build_cnn(
     config: Any, encoder_channels: int, decoder_channels: int, decoder_sizes: dict[str, Any] | None
 ) -> tuple[ConvEncoder, ConvDecoder]:
-    """Encoder and decoder of a configuration: ch, ch_mult, num_res_blocks, norm_groups, attention, mid_blocks,
-    patch_size, in_channels; `decoder_sizes` is what differs in the decoder.
+    """Encoder and decoder of a configuration (ch, ch_mult, num_res_blocks, norm_groups, attention,
+    mid_blocks, patch_size, in_channels); `decoder_sizes` is what differs in the decoder.
 
     Raises:
         InputError: decoder sizes that know another key, or do not enlarge as much as the encoder reduces.

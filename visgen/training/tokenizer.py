@@ -1,4 +1,4 @@
-"""Training of VQ tokenizers: of VAR's scales (arXiv 2404.02905, section 3.1) and of one grid (LlamaGen, 2406.06525).
+"""Training of VQ tokenizers: of VAR's scales (arXiv 2404.02905) and of one grid (LlamaGen, 2406.06525).
 
 Reconstruction + quantizer loss, optionally perceptual (LPIPS) and adversarial terms. Codebook usage and
 perplexity stand in every log line; codes that died are restarted from what is being quantised.
@@ -256,8 +256,8 @@ def load_tokenizer(name: str) -> ImageTokenizer:
 
 
 def take_cnn(model: ConvTokenizer, other: ImageTokenizer) -> None:
-    """Copy the weights of another tokenizer's encoder and decoder into those of `model`, layer by layer, where
-    name and shape agree.
+    """Copy the weights of another tokenizer's encoder and decoder into those of `model`, layer by layer,
+    where name and shape agree.
 
     Raises:
         InputError: none does.
