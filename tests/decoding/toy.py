@@ -80,7 +80,7 @@ class ToyLaw:
         if self.top_k is not None:
             least = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
-        law, forced = logits.softmax(-1), self.forced(positions)
+        law, forced = logits.softmax(-1), self.forced(positions).squeeze(2)
         one_hot = torch.nn.functional.one_hot(forced.clamp(min=0), law.shape[-1]).to(law)
         return torch.where((forced >= 0)[..., None, None], one_hot[:, :, None], law)
 
@@ -88,7 +88,7 @@ class ToyLaw:
         forced = torch.full_like(positions, -1)
         for position, token in self.formats.items():
             forced[positions == position] = token
-        return forced
+        return forced[..., None]
 
 
 def toy_table(length: int = 5, vocab: int = 3, codes: int = 1, seed: int = 0, scale: float = 1.2) -> Tensor:

@@ -195,8 +195,22 @@ def test_known_tokens_stay_and_only_the_others_are_drawn():
     kept = keep.flatten(1).expand(3, -1)
     assert torch.equal(ids[kept], source.ids[kept])
     assert not torch.equal(ids[~kept], source.ids[~kept])
-    with pytest.raises(InputError, match="one id per position"):
-        random_model(num_classes=5, window=2).generate(request)
+
+
+def test_known_tokens_stay_inside_windows_and_of_sub_codes():
+    """A window may be kept in part; a position of sub-codes is kept whole."""
+    keep = torch.zeros(1, 4, 6, dtype=torch.bool)
+    keep[:, :3, 1:] = True
+    kept = keep.flatten(1).expand(3, -1)
+    for options, shape in (({"window": 2}, (3, 24)), ({"num_codes": 2}, (3, 24, 2))):
+        model = random_model(num_classes=5, **options)
+        source = ImageTokens(Grid(4, 6), ids=torch.randint(11, shape))
+        for strategy in (None, "jacobi:4"):
+            noise = Noise.per_image([(0, k) for k in range(3)])
+            request = GenerationRequest(CLASSES, TokenSampling(), noise, known=(source, keep))
+            ids = model.generate(request, strategy=strategy).tokens.ids
+            assert torch.equal(ids[kept], source.ids[kept])
+            assert not torch.equal(ids[~kept], source.ids[~kept])
 
 
 def test_generation_is_the_same_alone_and_in_a_batch():

@@ -137,7 +137,7 @@ def make_run(case: Case, sampling: TokenSampling, noise: Noise) -> Run:
             return token_law(logits, sampling).softmax(dim=-1)
 
         def forced(self, positions: Tensor) -> Tensor:
-            return torch.full_like(positions, -1)
+            return torch.full_like(positions, -1)[..., None]
 
     ids = torch.zeros(1, LENGTH, 1, dtype=torch.long)
     ids[:, 0] = case.input("input_ids").long()[:1, -1:]

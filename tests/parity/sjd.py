@@ -176,7 +176,7 @@ class CaseLaw:
         return rows[None, :, None]
 
     def forced(self, positions: Tensor) -> Tensor:
-        return torch.full_like(positions, -1)
+        return torch.full_like(positions, -1)[..., None]
 
 
 class OnePass(Session):
@@ -347,7 +347,7 @@ class TraceLaw:
         return law if self.model.trace["do_sample"] else one_hot(law.argmax(-1), law)
 
     def forced(self, positions: Tensor) -> Tensor:
-        return torch.full_like(positions, -1)  # the published loop does not fill forced tokens in
+        return torch.full_like(positions, -1)[..., None]  # the published loop does not fill forced tokens in
 
     def _format(self, logits_NV: Tensor, rules: dict[str, Any]) -> int:
         """Mask in place; returns top-k."""

@@ -86,7 +86,8 @@ class Law(Protocol):
         token that is predicted."""
 
     def forced(self, positions: Tensor) -> Tensor:
-        """(B, N) int64: the only id that the format allows at these positions, or -1."""
+        """(B, N, K) int64, or (B, N, 1) for all sub-codes alike: the only id allowed at these positions, or
+        -1."""
 
 
 @dataclass(frozen=True, eq=False)

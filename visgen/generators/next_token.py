@@ -52,16 +52,18 @@ class NextTokenGenerator(ImageGenerator):
         return None
 
     def known_positions(self, tokens: ImageTokens, keep_BHW: Tensor) -> Tensor:
-        """Int64 (B, L): ids of the positions that are kept in editing, -1 where a new one is drawn.
+        """Int64 (B, L, K): ids that are kept in editing, -1 where a new one is drawn.
 
-        Raises:
-            InputError: a model of several ids per position, whose positions are not kept one by one.
+        Args:
+            tokens: of the source.
+            keep_BHW: bool (B or 1, h, w) over the token grid, True = kept.
         """
         ids = self.as_positions(tokens)  # type: ignore[attr-defined]
-        if ids.shape[2] > 1:
-            raise InputError("editing needs a model of one id per position; this one has several")
-        keep = keep_BHW.flatten(1).to(ids.device)
-        return torch.where(keep, ids.squeeze(2), -1)
+        return torch.where(self.mask_positions(keep_BHW.flatten(1).to(ids.device)), ids, -1)
+
+    def mask_positions(self, mask_BL: Tensor) -> Tensor:
+        """A bool mask over the token grid (B, h·w) by position, (B, L, K or 1)."""
+        return mask_BL[..., None]
 
     @torch.no_grad()
     def generate(

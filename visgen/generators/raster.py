@@ -221,10 +221,12 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
     def _weights(self, tokens: ImageTokens, ids_BLK: Tensor) -> Tensor:
         if tokens.mask is None:
             return torch.ones_like(ids_BLK, dtype=torch.float32)
-        mask = tokens.mask.to(ids_BLK.device).float()
+        return self.mask_positions(tokens.mask.to(ids_BLK.device)).expand_as(ids_BLK).float()
+
+    def mask_positions(self, mask_BL: Tensor) -> Tensor:
         if self.config.window > 1:
-            return to_windows(mask, self.config.grid, self.config.window)
-        return mask[..., None].expand_as(ids_BLK)
+            return to_windows(mask_BL, self.config.grid, self.config.window)
+        return mask_BL[..., None]
 
     def as_positions(self, tokens: ImageTokens) -> Tensor:
         """Ids (B, L, K) of tokens, by position.

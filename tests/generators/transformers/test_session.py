@@ -158,7 +158,7 @@ def test_tokens_and_positions(models: dict[str, TransformersGenerator]) -> None:
     assert positions[0, :, 0].tolist() == [0, 1, 2, 3, 24, 5, 6, 7, 8, 24, 10, 11, 12, 13, 24]
     keep = torch.zeros(1, 3, 4, dtype=torch.bool)
     keep[0, 1, 2:] = True
-    known = emu3_.known_positions(tokens, keep)[0].tolist()
+    known = emu3_.known_positions(tokens, keep)[0, :, 0].tolist()
     assert known == [-1] * 4 + [24] + [-1, -1, 7, 8, 24] + [-1] * 4 + [24]
     with pytest.raises(InputError, match="do not fit"):
         models["janus"].as_positions(tokens)

@@ -111,7 +111,7 @@ class JacobiSource(DraftSource):
         laws = self.fresh.laws(run, positions)
         if not self._formatted:
             return laws
-        forced = run.law.forced(positions.clamp(max=run.ids.shape[1] - 1))[..., None, None]
+        forced = run.law.forced(positions.clamp(max=run.ids.shape[1] - 1))[..., None]
         ids = torch.arange(run.session.vocab_size, device=positions.device)
         return torch.where(forced >= 0, (ids == forced).float(), laws)
 

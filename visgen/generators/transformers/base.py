@@ -134,11 +134,9 @@ class TransformersGenerator(nn.Module, NextTokenGenerator):
             raise InputError(f"tokens of layout {tokens.layout} do not fit a generator of {self.grid}")
         return self._with_line_ends(tokens.ids.to(self.device))[..., None]
 
-    def known_positions(self, tokens: ImageTokens, keep_BHW: Tensor) -> Tensor:
-        """Int64 (B, L): kept codes and line ends, -1 where a code is drawn."""
-        ids = self.as_positions(tokens)[..., 0]
-        keep = keep_BHW.to(self.device).flatten(1).long()
-        return ids.where(self._with_line_ends(keep) > 0, -1)
+    def mask_positions(self, mask_BL: Tensor) -> Tensor:
+        """The mask (B, L, 1), True at line ends."""
+        return (self._with_line_ends(mask_BL.long()) > 0)[..., None]
 
     def _with_line_ends(self, values_BL: Tensor) -> Tensor:
         rows = values_BL.view(-1, self.grid.h, self.grid.w)
