@@ -31,7 +31,7 @@ class SequenceLaw:
         return torch.where(forced >= 0, one, law)
 
     def forced(self, positions: Tensor) -> Tensor:
-        """(B, N, K or 1) the id forced at each position, or -1; positions beyond the end count as the last."""
+        """(B, N, K or 1) the id forced at each position, or -1; beyond the end, that of the last one."""
         if self._forced is None:
             return torch.full_like(positions, -1)[..., None]
         table = self._forced.expand(len(positions), -1, -1)
