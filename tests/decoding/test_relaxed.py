@@ -7,7 +7,7 @@ from tests.decoding.enumeration import World, emission_error, mean_accepted
 from visgen.decoding.base import Draft
 from visgen.decoding.greedy import GreedyVerifier
 from visgen.decoding.relaxed import ImageIds, Neighbourhood, RelaxedVerifier, neighbour_table
-from visgen.decoding.trees import NAMED_TREES, ancestor_mask, leaf_paths, parents_of, static_paths, subtree
+from visgen.decoding.trees import NAMED_TREES, leaf_paths, parents_of, static_paths, subtree, tree_structure
 from visgen.decoding.verifiers import RecursiveVerifier
 from visgen.errors import InputError, UnknownNameError
 from visgen.nn.noise import Noise
@@ -229,7 +229,7 @@ def test_named_trees(name):
     paths = static_paths(name)
     parents = parents_of(paths)
     assert paths == sorted(set(paths), key=lambda path: (len(path), path))
-    mask = ancestor_mask(torch.tensor([parents]))[0]
+    mask = tree_structure(torch.tensor([[-1, *parents]]))[1][0]
     assert mask.sum(dim=1).tolist() == [1, *(len(path) + 1 for path in paths)]
     leaves = leaf_paths(parents)
     for row in leaves.tolist():

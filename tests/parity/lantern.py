@@ -21,8 +21,7 @@ from visgen.decoding.drafts.eagle import conditional, without_replacement
 from visgen.decoding.drafts.static_tree import StaticTree
 from visgen.decoding.greedy import GreedyVerifier
 from visgen.decoding.relaxed import ImageIds, Neighbourhood, RelaxedVerifier, neighbour_table
-from visgen.decoding.trees import NAMED_TREES, leaf_paths, static_paths
-from visgen.generators.raster_session import tree_structure
+from visgen.decoding.trees import NAMED_TREES, leaf_paths, static_paths, tree_structure
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import filter_logits
 

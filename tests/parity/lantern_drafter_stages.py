@@ -15,7 +15,7 @@ from visgen.checkpoints import from_official
 from visgen.decoding.base import Draft, Run, Step, Verdict
 from visgen.decoding.drafts.eagle import DynamicTreeSource, StaticTreeSource, conditional
 from visgen.decoding.drafts.static_tree import StaticTree
-from visgen.decoding.trees import ancestor_mask, leaf_paths
+from visgen.decoding.trees import leaf_paths, tree_structure
 from visgen.generators.drafter import Drafter
 from visgen.generators.drafter_session import DrafterSession
 from visgen.nn.guidance import guide
@@ -163,7 +163,7 @@ def compare_tree(case: Case, stage: str, run: Run, draft: Draft, *, lexicographi
     """Ids with the root, ancestor mask, depths, root-to-leaf paths: as far as the goldens hold them."""
     found = {
         "tokens": torch.cat([run.root[:, None], draft.tokens], dim=1)[..., 0],
-        "mask": ancestor_mask(draft.parents)[0].int(),  # as integers: the tolerance of uint8 is for images
+        "mask": _seen(draft.parents).int(),  # as integers: the tolerance of uint8 is for images
         "position_ids": torch.cat([draft.depths.new_zeros(1), draft.depths[0]]),
         "retrieve_indices": leaf_paths(draft.parents[0].tolist(), lexicographic=lexicographic),
     }
@@ -215,3 +215,9 @@ def _numbers(golden: Golden, pattern: str) -> list[int]:
 def check(golden: Golden) -> None:
     """These stages alone."""
     check_drafter(golden)
+
+
+def _seen(parents_BN: Tensor) -> Tensor:
+    """Which entries of the first row's tree see which, the root included."""
+    root = torch.full_like(parents_BN[:, :1], -1)
+    return tree_structure(torch.cat([root, parents_BN], dim=1))[1][0]

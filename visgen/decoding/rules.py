@@ -14,11 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visgen.errors import InputError
-from visgen.nn.noise import Noise
-
-COUPLINGS = ("independent", "maximal", "shared")
-
 
 def probability(law: Tensor, tokens: Tensor) -> Tensor:
     """What laws (…, V) give to tokens (…)."""
@@ -176,45 +171,3 @@ def race(law: Tensor, exponential: Tensor) -> Tensor:
     """argmax q / E (…): a draw from the law. The same E for two laws is the shared-noise (Gumbel) coupling,
     which agrees with probability (1 − tv) / (1 + tv) or more."""
     return (law / exponential.to(law)).argmax(dim=-1)
-
-
-def coupled_redraw(
-    old_tokens: Tensor,
-    q_old: Tensor,
-    q_new: Tensor,
-    noise: Noise,
-    kind: str,
-    exponential: Tensor | None = None,
-) -> Tensor:
-    """Drafts (B, N, K) with laws `q_new`, coupled to drafts that have laws `q_old`.
-
-    Args:
-        old_tokens: (B, N, K) drafts that have laws `q_old`.
-        q_old, q_new: laws (B, N, K, V), or int64 ids (B, N, K) where every law is certain of one id.
-        kind: "independent" (a fresh draw), "maximal" (agrees as often as may be) or "shared" (both are
-            winners of one exponential race).
-        exponential: (B, N, K, V) Exp(1) draws that stay with their positions, for "shared" alone: it has no
-            other randomness. They must be the ones that drew `old_tokens`.
-
-    Raises:
-        InputError: an unknown kind, or "shared" without `exponential`.
-    """
-    if kind not in COUPLINGS:
-        raise InputError(f"coupling={kind!r} must be one of {', '.join(COUPLINGS)}")
-    if not q_new.is_floating_point():
-        return q_new.long()
-    if kind == "shared":
-        if exponential is None:
-            raise InputError("coupling='shared' needs exponential, the draws that made the old drafts")
-        return race(q_new, exponential)
-    if kind == "independent":
-        return _draw(q_new, noise)
-    u = noise.uniform(*old_tokens.shape, device=q_new.device)
-    if not q_old.is_floating_point():
-        q_old = one_hot(q_old, q_new)
-    keep, law = maximal_coupling(old_tokens, q_old, q_new, u)
-    return torch.where(keep, old_tokens, _draw(law, noise))
-
-
-def _draw(law_BNKV: Tensor, noise: Noise) -> Tensor:
-    return noise.categorical(law_BNKV.flatten(1, 2)).view(law_BNKV.shape[:-1])

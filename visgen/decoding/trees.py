@@ -59,14 +59,24 @@ def parents_of(paths: Sequence[Sequence[int]]) -> list[int]:
     return [number[tuple(path[:-1])] for path in paths]
 
 
-def ancestor_mask(parents_BN: Tensor) -> Tensor:
-    """(B, N + 1, N + 1) bool, True where an entry may see another: itself, its ancestors, the root."""
+def tree_structure(parents_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Depths (B, N) from 0, and bool (B, N, N): entry i sees entry j, an ancestor or itself.
+
+    Args:
+        parents_BN: index of each entry's parent among these entries, -1 = none of them; as in
+            `Session.extend`.
+    """
     b, n = parents_BN.shape
-    mask = torch.eye(n + 1, dtype=torch.bool, device=parents_BN.device).repeat(b, 1, 1)
-    rows = torch.arange(b, device=parents_BN.device)
-    for entry in range(1, n + 1):
-        mask[:, entry] |= mask[rows, parents_BN[:, entry - 1]]
-    return mask
+    depths = torch.zeros_like(parents_BN)
+    seen = torch.eye(n, dtype=torch.bool, device=parents_BN.device).repeat(b, 1, 1)
+    row = torch.arange(b, device=parents_BN.device)
+    for entry in range(1, n):
+        parent = parents_BN[:, entry]
+        above = parent >= 0
+        parent = parent.clamp_min(0)
+        depths[:, entry] = torch.where(above, depths[row, parent] + 1, 0)
+        seen[:, entry] |= seen[row, parent] & above[:, None]
+    return depths, seen
 
 
 def leaf_paths(parents_N: Sequence[int], *, lexicographic: bool = True) -> Tensor:

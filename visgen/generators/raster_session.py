@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from visgen.decoding.base import Session, Step
+from visgen.decoding.trees import tree_structure
 from visgen.generators.conditions import Condition
 from visgen.generators.prefix import Prefix
 from visgen.nn.guidance import guide
@@ -75,7 +76,7 @@ class RasterSession(Session):
 
     def extend(self, tokens_BNK: Tensor, parents_BN: Tensor | None = None) -> Step:
         n = tokens_BNK.shape[1]
-        depths, ancestors = chain_depths(n, self.device), None
+        depths, ancestors = torch.arange(n, device=self.device)[None], None
         if parents_BN is not None:
             depths, ancestors = tree_structure(parents_BN)
         positions = self.committed[:, None] + depths  # (B, N), of the fed tokens
@@ -135,23 +136,3 @@ class RasterSession(Session):
     def _hidden(self, features_RNKC: Tensor) -> Tensor | None:
         """Input of the head, for drafters; windows have one per id and give none."""
         return features_RNKC.squeeze(2) if features_RNKC.shape[2] == 1 else None
-
-
-def chain_depths(n: int, device: torch.device) -> Tensor:
-    """Depths (1, N) of a chain below the committed tokens."""
-    return torch.arange(n, device=device)[None]
-
-
-def tree_structure(parents_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """Depths (B, N) from 0, and bool (B, N, N): entry i sees entry j, an ancestor or itself."""
-    b, n = parents_BN.shape
-    depths = torch.zeros_like(parents_BN)
-    seen = torch.eye(n, dtype=torch.bool, device=parents_BN.device).repeat(b, 1, 1)
-    row = torch.arange(b, device=parents_BN.device)
-    for entry in range(1, n):
-        parent = parents_BN[:, entry]
-        above = parent >= 0
-        parent = parent.clamp_min(0)
-        depths[:, entry] = torch.where(above, depths[row, parent] + 1, 0)
-        seen[:, entry] |= seen[row, parent] & above[:, None]
-    return depths, seen

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visgen.decoding.base import Session, Step
+from visgen.decoding.trees import tree_structure
 from visgen.errors import InputError
 from visgen.generators.conditions import PromptCondition
-from visgen.generators.raster_session import tree_structure
 from visgen.generators.transformers.cache import TrunkCache
 from visgen.generators.transformers.trunk import Trunk
 from visgen.nn.guidance import guide
