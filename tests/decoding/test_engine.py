@@ -145,6 +145,10 @@ def test_a_window_that_cannot_hold_its_alternatives_is_refused():
 def test_strategies_from_names_values_and_options():
     assert make_strategy("sjd:12") == SpeculativeJacobi(window=12)
     assert make_strategy("sequential") == Sequential()
+    assert make_strategy("jacobi:12:branching=2:init=uniform") == CoupledJacobi(
+        12, branching=2, init="uniform"
+    )
+    assert make_strategy("recycling:nodes=none:above=false") == TokenRecycling(above=False)
     assert make_strategy("recycling", {"nodes": 5, "above": False}) == TokenRecycling(5, above=False)
     assert make_strategy("sjd", {"interval": [1, 5]}).interval == (1, 5)
     ready = CoupledJacobi(window=4)
@@ -158,6 +162,8 @@ def test_strategies_from_names_values_and_options():
         ("sjd", {"windw": 3}, "unknown option 'windw'.*init, interval, verifier, window"),
         ("sjd:1.5", None, "window=1.5 is a float; it needs to be int"),
         ("sjd:3", {"window": 2}, "window is given twice"),
+        ("sjd:3:4", {}, "window is given twice"),
+        ("sjd:windows=4", {}, "windows"),
         ("sequential:2", None, "no main option"),
         ("sjd:0", None, "window=0 must be a whole number of entries, 1 or more"),
         ("sjd", {"init": "zero"}, "init='zero' is unknown; use one of uniform"),

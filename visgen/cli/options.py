@@ -93,7 +93,8 @@ Strategy = Annotated[
     typer.Option(
         "--strategy",
         metavar="NAME[:VALUE]",
-        help="How next-token models decode: sequential, sjd:16, jacobi, speculative, lantern, recycling.",
+        help="How next-token models decode: sequential, sjd:16, jacobi, speculative, lantern, recycling; "
+        "other options follow as :KEY=VALUE.",
     ),
 ]
 Progressive = Annotated[bool, typer.Option("--progressive", help="A strip: the image after each scale.")]

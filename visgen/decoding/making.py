@@ -1,4 +1,4 @@
-"""Strategies from what a user writes: a name, `NAME:VALUE`, or the strategy itself, with options by name."""
+"""Strategies from what a user writes: `NAME`, `NAME:VALUE`, `NAME:KEY=VALUE`, or the strategy itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def make_strategy(
 
     Args:
         strategy: a registered name; `NAME:VALUE`, where VALUE is the strategy's main option (a decimal point
-            means a fraction, an integer a count); or an instance, which takes no options.
+            means a fraction, an integer a count) and other options may follow, as in
+            `lantern:0.2:drafts=jacobi:window=32`; or an instance, which takes no options.
         options: fields of the strategy by name.
 
     Raises:
@@ -35,10 +36,14 @@ def make_strategy(
                 f"options {shown(options)} come with a strategy that is made already; give its name instead"
             )
         return strategy
-    name, colon, value = strategy.partition(":")
+    name, *words = strategy.split(":")
     cls = STRATEGIES.load(name)
-    if colon:
-        options = {**_main_option(cls, name, value, options), **options}
+    for word in words:
+        key, equals, value = word.partition("=")
+        found = {key: _value(value)} if equals else _main_option(cls, name, word)
+        for key in found.keys() & options.keys():
+            raise InputError(f"{key} is given twice for strategy {name!r}; give it once")
+        options |= found
     _check_names(cls, name, options)
     return read(cls, options, where=name)
 
@@ -52,19 +57,18 @@ def _check_made(strategy: Any) -> None:
         )
 
 
-def _main_option(cls: Any, name: str, value: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _main_option(cls: Any, name: str, value: str) -> dict[str, Any]:
     """The option that VALUE sets."""
     if cls.main_option is None:
         raise InputError(f"strategy {name}:{value}: {name!r} has no main option; write {name!r}")
-    if cls.main_option in options:
-        raise InputError(
-            f"{cls.main_option} is given twice, by {name}:{value} and by the options; give it once"
-        )
-    return {cls.main_option: _number(value)}
+    return {cls.main_option: _value(value)}
 
 
-def _number(text: str) -> int | float | str:
-    """A count, a fraction, or the word itself."""
+def _value(text: str) -> int | float | str | bool | None:
+    """A count, a fraction, `none`, `true`, `false`, or the word itself."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
     for kind in (int, float):
         try:
             return kind(text)
