@@ -189,7 +189,7 @@ def test_on_a_chain_the_walk_is_the_chain_rule(k, deterministic):
     uniforms = torch.rand(64, 4, k, generator=torch.Generator().manual_seed(4)) ** 6
     ours, walked = (v.decide(target, draft, uniforms) for v in (ChainVerifier(), RecursiveVerifier()))
     assert torch.equal(ours.accepted, walked.accepted)
-    assert ours.accepted.max() > 1 > ours.accepted.min()
+    assert ours.accepted.max() > 0 > ours.accepted.min()
     torch.testing.assert_close(ours.law, walked.law)
     rounds = walked.tested.shape[1]
     assert torch.equal(ours.tested[:, :rounds], walked.tested)
@@ -273,7 +273,7 @@ def test_rows_do_not_depend_on_one_another(verifier):
     target, draft = tree_case()
     seeds = [(3, row) for row in range(len(target))]
     together = verifier(target, draft, Noise.per_image(seeds))
-    assert together.accepted.max() > 1
+    assert together.accepted.max() > 0
     for row in range(0, len(target), 5):
         one = slice(row, row + 1)
         part = Draft(draft.tokens[one], draft.parents[one], draft.laws[one], draft.valid[one])

@@ -57,7 +57,7 @@ def tokenizer_run(tmp_path_factory):
 def generator_run(tokenizer_run, tmp_path_factory):
     options = {"tokenizer": str(tokenizer_run / "model"), "text_length": 24, "validation_batches": 1}
     folder = tmp_path_factory.mktemp("ar")
-    optimizer = {"name": "muon", "lr": 1.0e-2}
+    optimizer = {"lr": 1.0e-2}
     return train(
         recipe("next-token-generator", folder, 30, model=GENERATOR, options=options, optimizer=optimizer)
     )

@@ -86,7 +86,7 @@ def two_strategies():
     return {name: STRATEGIES._entries[name] for name in ("sequential", "sjd")}
 
 
-@pytest.mark.parametrize("name", ["sjdd", "sjd:none", "sequential:4"])
+@pytest.mark.parametrize("name", ["sjdd", "sjd:few", "sequential:4"])
 def test_bad_names_are_refused_before_anything_runs(raster, name):
     with pytest.raises(InputError):
         StrategyBench(raster, (name,))
