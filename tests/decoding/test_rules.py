@@ -189,7 +189,7 @@ def test_on_a_chain_the_walk_is_the_chain_rule(k, deterministic):
     uniforms = torch.rand(64, 4, k, generator=torch.Generator().manual_seed(4)) ** 6
     ours, walked = (v.decide(target, draft, uniforms) for v in (ChainVerifier(), RecursiveVerifier()))
     assert torch.equal(ours.accepted, walked.accepted)
-    assert ours.accepted.max() > 0 > ours.accepted.min()
+    assert ours.accepted.max() > ours.accepted.min()
     torch.testing.assert_close(ours.law, walked.law)
     rounds = walked.tested.shape[1]
     assert torch.equal(ours.tested[:, :rounds], walked.tested)
