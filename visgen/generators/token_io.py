@@ -13,6 +13,13 @@ from torch import Tensor, nn
 from visgen.nn.llama import RMSNorm
 
 
+def apply_head(head: nn.Module, features_BNKC: Tensor) -> Tensor:
+    """Logits (B, N, K, V) in float32, in one matrix product: on slices of a sequence torch would copy the
+    head's weight for every row (9 s instead of 0.06 for 64 rows of 4,096 ids in bfloat16)."""
+    rows = features_BNKC.reshape(-1, features_BNKC.shape[-1])
+    return head(rows).float().view(*features_BNKC.shape[:-1], -1)
+
+
 class PlainTokens(nn.Module):
     """One id per position (K = 1): embedding, final norm, head."""
 
@@ -34,7 +41,7 @@ class PlainTokens(nn.Module):
 
     def logits(self, features_BNKC: Tensor) -> Tensor:
         """Float32 (B, N, K, V)."""
-        return self.head(features_BNKC).float()
+        return apply_head(self.head, features_BNKC)
 
 
 class SubCodeTokens(nn.Module):
@@ -62,7 +69,7 @@ class SubCodeTokens(nn.Module):
 
     def logits(self, features_BN1C: Tensor) -> Tensor:
         """Float32 (B, N, K, V)."""
-        return torch.cat([head(features_BN1C) for head in self.head], dim=2).float()
+        return torch.cat([apply_head(head, features_BN1C) for head in self.head], dim=2)
 
 
 class ResidualMLP(nn.Module):
@@ -115,7 +122,7 @@ class ShuffledTokens(nn.Module):
 
     def logits(self, features_BNKC: Tensor) -> Tensor:
         """Float32 (B, N, K, V)."""
-        return self.head(features_BNKC).float()
+        return apply_head(self.head, features_BNKC)
 
 
 TokenIO = PlainTokens | SubCodeTokens | ShuffledTokens
