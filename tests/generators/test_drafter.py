@@ -82,8 +82,8 @@ def test_a_session_equals_the_forward_pass(options) -> None:
     expected = model(embeddings, hidden[:, : embeddings.shape[1]])
     last = 4 + session._counts - 1
     assert session._counts.tolist() == [6, 6]
-    assert torch.allclose(step.hidden[:, 0], expected[torch.arange(rows), last], atol=1e-5)
-    assert torch.allclose(step.logits[:, 0, 0], step.hidden[:, 0] @ head, atol=1e-5)
+    assert torch.allclose(step.hidden[:, 0], expected[torch.arange(rows), last], atol=1e-4)
+    assert torch.allclose(step.logits[:, 0, 0], step.hidden[:, 0] @ head, atol=1e-4)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def test_a_draft_sees_its_ancestors_alone() -> None:
             seen = torch.ones(1, 1, level + 1).bool()
             token = ids[level, branch][None, None]
             last = chain.extend(token, last.hidden, level + 1, seen, append=level > 0)
-        assert torch.allclose(last.hidden[:, 0], two.hidden[:, branch], atol=1e-5)
+        assert torch.allclose(last.hidden[:, 0], two.hidden[:, branch], atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -53,13 +53,13 @@ def test_a_session_gives_the_logits_of_the_full_forward(case):
     whole, other = model(condition, ids), model(condition.unconditional(), ids)
     expected = other + 2.0 * (whole - other)
     session = model.session(condition, TokenSampling(guidance_scale=2.0), entries=3)
-    assert torch.allclose(session.prefill().logits, expected[:, :1], atol=2e-5)
+    assert torch.allclose(session.prefill().logits, expected[:, :1], atol=1e-4)
     done = torch.zeros(3, dtype=torch.long)
     while int(done.min()) < ids.shape[1] - 4:
         window = torch.stack([row[start : start + 3] for row, start in zip(ids, done, strict=True)])
         step = session.extend(window)
         for row, start in enumerate(done):
-            assert torch.allclose(step.logits[row], expected[row, start + 1 : start + 4], atol=2e-5)
+            assert torch.allclose(step.logits[row], expected[row, start + 1 : start + 4], atol=1e-4)
         counts = torch.minimum(torch.tensor([1, 3, 2]), ids.shape[1] - 4 - done)
         session.commit(torch.arange(3).expand(3, 3), counts)
         done += counts
@@ -79,14 +79,14 @@ def test_a_tree_gives_the_logits_of_each_of_its_paths(case):
         line = ids.clone()
         line[row, : len(path)] = tokens[row, path]
         full = model(condition, line)[row, 1 : len(path) + 1]
-        assert torch.allclose(step.logits[row, path][: len(full)], full, atol=2e-5)
+        assert torch.allclose(step.logits[row, path][: len(full)], full, atol=1e-4)
     index = torch.tensor([[*path, *[0] * (5 - len(path))] for path in paths])
     session.commit(index, torch.tensor([3, 5, 2]))
     again = session.extend(ids[:, 5:6])
     line = torch.cat([tokens[1, paths[1]], ids[1, 5:]])
     full = model(condition, torch.stack([ids[0], line, ids[2]])[:, : ids.shape[1]])
     if ids.shape[1] > 6:
-        assert torch.allclose(again.logits[1], full[1, 6:7], atol=2e-5)
+        assert torch.allclose(again.logits[1], full[1, 6:7], atol=1e-4)
 
 
 @torch.no_grad()

@@ -54,7 +54,8 @@ def expected(
 def check(generator: TransformersGenerator, logits_NKV: Tensor, entry: int, wanted: Tensor) -> None:
     found = logits_NKV[entry, 0]
     v = generator.codebook_size
-    torch.testing.assert_close(found[:v], wanted, atol=1e-5, rtol=1e-5)
+    # float32 over other shapes; guidance of 3 multiplies the differences by five
+    torch.testing.assert_close(found[:v], wanted, atol=1e-4, rtol=1e-4)
     assert bool((found[v:] == -torch.inf).all())  # format tokens are never drawn
 
 
