@@ -9,7 +9,7 @@ accepted path and one extra token are kept. Nothing that one row does depends on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -259,7 +259,6 @@ class Resources:
     codebook: Tensor | None = None
     drafter: Any = None
     grid: tuple[int, int] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class DecodingStrategy(ABC):

@@ -95,7 +95,7 @@ class NextTokenGenerator(ImageGenerator):
         session = self.session(request.condition, request.sampling, decode.entries)
         if on_step is not None:
             session = ReportingSession(session, on_step)
-        resources = Resources(_codebook(quantizer), wanted.drafter, self._grid(), {"model": self})
+        resources = Resources(_codebook(quantizer), wanted.drafter, self._grid())
         ids, stats = decode(session, self._law(request), request.noise, resources)
         return GenerationResult(self.from_positions(ids), stats.to_dict())
 
