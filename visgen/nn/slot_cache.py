@@ -38,7 +38,6 @@ class SlotCache:
         self._hidden = hidden
         self._even: int | None = 0  # the common length of all rows, None when they differ
         self._pending, self._count, self._span, self._slots = 0, 0, 0, torch.empty(0)
-        self.mask: Tensor | None = None
 
     @property
     def slots(self) -> int:
@@ -67,8 +66,7 @@ class SlotCache:
         self._count, self._span = count, longest + total
         if self._even is None:
             self._slots = self.lengths[:, None] + torch.arange(total, device=self.lengths.device)
-        self.mask = self._mask(ancestors)
-        return self.mask
+        return self._mask(ancestors)
 
     def _mask(self, ancestors: Tensor | None) -> Tensor | None:
         sees_all = ancestors is None or not self._pending

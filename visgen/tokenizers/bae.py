@@ -13,7 +13,7 @@ from visgen.nn.cnn import Downsample, Level, Mid, Upsample
 from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
 from visgen.nn.quantizers.binary import BinaryQuantizer, bits_to_ids, ids_to_bits
-from visgen.tokenizers.base import ImageTokenizer
+from visgen.tokenizers.base import ImageTokenizer, check_sides
 from visgen.tokenizers.convolutional import TokenizerPass, check_ids, check_sizes
 from visgen.tokenizers.tokens import Grid, ImageTokens
 
@@ -171,11 +171,7 @@ class BAETokenizer(VisgenModel, ImageTokenizer):
         Raises:
             InputError: sides that are no multiples of the downsampling.
         """
-        side = self.downsampling
-        if images.shape[-2] % side or images.shape[-1] % side:
-            raise InputError(
-                f"images of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {side}"
-            )
+        check_sides(images, self.downsampling)
         return self.encoder((images.to(self.dtype) + 1) / 2)
 
     @torch.no_grad()
@@ -192,8 +188,7 @@ class BAETokenizer(VisgenModel, ImageTokenizer):
         Raises:
             InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
         """
-        if num_tokens is not None or max_error is not None:
-            raise InputError("BAETokenizer has a fixed number of tokens: leave num_tokens and max_error out")
+        self.check_knobs(num_tokens, max_error)
         quantizer = self.bits_quantizer
         return self.tokens_of(quantizer.bits(quantizer.probabilities(self.features(images)), noise))
 

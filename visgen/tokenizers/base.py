@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visgen.errors import InputError
 from visgen.nn.noise import Noise
 from visgen.tokenizers.tokens import ImageTokens, Layout
+
+
+def check_sides(images: Tensor, side: int) -> None:
+    """Raise `InputError` for images (B, 3, H, W) whose sides are no multiples of `side` pixels."""
+    if images.shape[-2] % side or images.shape[-1] % side:
+        raise InputError(
+            f"images of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {side}"
+        )
 
 
 class ImageTokenizer:
@@ -54,6 +63,12 @@ class ImageTokenizer:
     @abstractmethod
     def decode(self, tokens: ImageTokens, *, sampling: Any = None, noise: Noise | None = None) -> Tensor:
         """Images (B, 3, H, W) of tokens, about [-1, 1], unclamped."""
+
+    def check_knobs(self, num_tokens: int | None, max_error: float | None) -> None:
+        """Raise `InputError` where a tokenizer of a fixed number of tokens is given a knob."""
+        if num_tokens is not None or max_error is not None:
+            name = type(self).__name__
+            raise InputError(f"{name} has a fixed number of tokens: leave num_tokens and max_error out")
 
     def preprocess(self, images: Any) -> Tensor:
         """PIL images, arrays (uint8, or float in [0, 1]) or tensors ([-1, 1]) → (B, 3, s, s) at `pixel_size`.

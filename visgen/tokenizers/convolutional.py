@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from visgen.errors import InputError
 from visgen.nn.cnn import ConvDecoder, ConvEncoder
 from visgen.nn.model import VisgenModel
-from visgen.tokenizers.base import ImageTokenizer
+from visgen.tokenizers.base import ImageTokenizer, check_sides
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,7 @@ class ConvTokenizer(VisgenModel, ImageTokenizer):
         Raises:
             InputError: sides that are no multiples of `downsampling`.
         """
-        side = self.downsampling
-        if images.shape[-2] % side or images.shape[-1] % side:
-            raise InputError(
-                f"images of {tuple(images.shape[-2:])} pixels: both sides must be multiples of {side}"
-            )
+        check_sides(images, self.downsampling)
         return self.quant_conv(self.encoder(images)).float()
 
     def latents(self, images: Tensor) -> Tensor:

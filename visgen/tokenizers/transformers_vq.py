@@ -95,10 +95,7 @@ class TransformersVQ(nn.Module, ImageTokenizer):
         Raises:
             InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
         """
-        if num_tokens is not None or max_error is not None:
-            raise InputError(
-                "TransformersVQ has a fixed number of tokens: leave num_tokens and max_error out"
-            )
+        self.check_knobs(num_tokens, max_error)
         size, side = tuple(images.shape[-2:]), self.downsampling
         if size[0] % side or size[1] % side:
             raise InputError(f"images of {size} pixels: both sides must be multiples of {side}")

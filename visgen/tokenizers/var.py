@@ -103,8 +103,7 @@ class VARTokenizer(ConvTokenizer):
         Raises:
             InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
         """
-        if num_tokens is not None or max_error is not None:
-            raise InputError("VARTokenizer has a fixed number of tokens: leave num_tokens and max_error out")
+        self.check_knobs(num_tokens, max_error)
         f = self.latents(images.to(self.dtype))
         layout = _scales(scales) if scales is not None else self._layout_for(f)
         return ImageTokens(layout, ids=self.vq.encode(f, layout.sizes)[0])

@@ -91,8 +91,7 @@ class VQTokenizer(ConvTokenizer):
         Raises:
             InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
         """
-        if num_tokens is not None or max_error is not None:
-            raise InputError("VQTokenizer has a fixed number of tokens: leave num_tokens and max_error out")
+        self.check_knobs(num_tokens, max_error)
         f = self.features(images.to(self.dtype))
         return ImageTokens(Grid(f.shape[-2], f.shape[-1]), ids=self.vq.encode(f))
 
