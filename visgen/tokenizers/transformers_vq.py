@@ -14,7 +14,7 @@ from visgen.errors import InputError, shown
 from visgen.nn.model import read_config
 from visgen.nn.noise import Noise
 from visgen.nn.pretrained import load_pretrained, save_pretrained
-from visgen.tokenizers.base import ImageTokenizer
+from visgen.tokenizers.base import ImageTokenizer, check_sides
 from visgen.tokenizers.convolutional import check_ids
 from visgen.tokenizers.tokens import Grid, ImageTokens
 from visgen.tokenizers.wrapping import WrapperConfig, read_settings, write_settings
@@ -97,8 +97,7 @@ class TransformersVQ(nn.Module, ImageTokenizer):
         """
         self.check_knobs(num_tokens, max_error)
         size, side = tuple(images.shape[-2:]), self.downsampling
-        if size[0] % side or size[1] % side:
-            raise InputError(f"images of {size} pixels: both sides must be multiples of {side}")
+        check_sides(images, side)
         grid = Grid(size[0] // side, size[1] // side)
         images = images.to(self.device, self.dtype)
         if self._is_janus:
