@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,9 +24,16 @@ def check_sides(images: Tensor, side: int) -> None:
 class ImageTokenizer:
     """Mixin of every tokenizer. Concrete classes are `VisgenModel`s too.
 
-    Deterministic unless `noise` is given. Pixels are (B, 3, H, W) in [-1, 1]; rounding to bytes is the
-    saver's job.
+    Deterministic unless `noise` is given: a decoder that starts from noise (`starts_from_noise`) then gives
+    every image the same draw. Pixels are (B, 3, H, W) in [-1, 1]; rounding to bytes is the saver's job.
+
+    Attributes:
+        knobs: what `encode` lets the caller choose, of "num_tokens" (1 … `layout.length`) and "max_error".
+        starts_from_noise: whether `decode` draws noise and takes a `FlowSampling`.
     """
+
+    knobs: ClassVar[frozenset[str]] = frozenset()
+    starts_from_noise: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -65,10 +72,18 @@ class ImageTokenizer:
         """Images (B, 3, H, W) of tokens, about [-1, 1], unclamped."""
 
     def check_knobs(self, num_tokens: int | None, max_error: float | None) -> None:
-        """Raise `InputError` where a tokenizer of a fixed number of tokens is given a knob."""
-        if num_tokens is not None or max_error is not None:
-            name = type(self).__name__
-            raise InputError(f"{name} has a fixed number of tokens: leave num_tokens and max_error out")
+        """Raise `InputError` for a knob that this tokenizer lacks, or a value out of its range."""
+        name = type(self).__name__
+        for knob, value in (("num_tokens", num_tokens), ("max_error", max_error)):
+            if value is not None and knob not in self.knobs:
+                other = f"it takes {' and '.join(sorted(self.knobs))}" if self.knobs else "leave it out"
+                raise InputError(f"{knob}={value}: {name} does not take it; {other}")
+        if num_tokens is not None and not 1 <= num_tokens <= self.layout.length:
+            raise InputError(f"num_tokens={num_tokens}: {name} makes 1 to {self.layout.length} tokens")
+        if max_error is not None and not 0 <= max_error < float("inf"):
+            raise InputError(
+                f"max_error={max_error} must be 0 or more (mean absolute error of [0, 1] pixels)"
+            )
 
     def preprocess(self, images: Any) -> Tensor:
         """PIL images, arrays (uint8, or float in [0, 1]) or tensors ([-1, 1]) → (B, 3, s, s) at `pixel_size`.
