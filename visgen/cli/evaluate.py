@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visgen.cli.console import say
-from visgen.cli.options import Device, Dtype, Offline, Strategy, check_device, given_strategy
+from visgen.cli.options import (
+    DecodeGuidance,
+    DecodeSteps,
+    Device,
+    Dtype,
+    NumTokens,
+    Offline,
+    Strategy,
+    check_device,
+    given_length,
+    given_strategy,
+)
 from visgen.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +66,9 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 32,
     strategy: Strategy = None,
+    num_tokens: NumTokens = None,
+    decode_steps: DecodeSteps = None,
+    decode_guidance: DecodeGuidance = None,
     dtype: Dtype = None,
     device: Device = None,
     offline: Offline = False,
@@ -83,6 +97,7 @@ def evaluate(
     if device is not None:
         check_device(device)
     given_strategy(strategy)
+    given_length(num_tokens, decode_steps, decode_guidance)
     options = EvaluationOptions(
         reference=reference,
         protocol=protocol,
@@ -91,6 +106,9 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         strategy=strategy,
+        num_tokens=num_tokens,
+        decode_steps=decode_steps,
+        decode_guidance=decode_guidance,
         prompts=None if prompts is None else read_prompts(prompts),
         device=device,
         dtype=dtype,

@@ -11,12 +11,15 @@ from visgen.cli.console import note, say
 from visgen.cli.options import (
     DEFAULT_MODEL,
     Count,
+    DecodeGuidance,
+    DecodeSteps,
     Device,
     Dtype,
     Guidance,
     Labels,
     Model,
     Negative,
+    NumTokens,
     Offline,
     Output,
     Progressive,
@@ -26,6 +29,7 @@ from visgen.cli.options import (
     TopK,
     TopP,
     given,
+    given_length,
     given_sampling,
     given_strategy,
     open_model,
@@ -58,6 +62,9 @@ def generate(
     top_p: TopP = None,
     temperature: Temperature = None,
     strategy: Strategy = None,
+    num_tokens: NumTokens = None,
+    decode_steps: DecodeSteps = None,
+    decode_guidance: DecodeGuidance = None,
     dtype: Dtype = None,
     device: Device = None,
     offline: Offline = False,
@@ -71,7 +78,7 @@ def generate(
     """Draw what prompts say, or classes: visgen generate "a red circle above a blue square"."""
     sampling = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p, "temperature": temperature}
     options = given(negative_prompt=negative, seed=seed, batch_size=batch_size) | given_sampling(**sampling)
-    options |= given_strategy(strategy)
+    options |= given_strategy(strategy) | given_length(num_tokens, decode_steps, decode_guidance)
     if prompts_file is not None:
         others = {"a prompt": prompts, "--label": labels, "--grid": grid, "--progressive": progressive}
         folder = _batch_folder(output, [name for name, value in others.items() if value])

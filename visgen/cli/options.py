@@ -97,6 +97,19 @@ Strategy = Annotated[
         "other options follow as :KEY=VALUE.",
     ),
 ]
+NumTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--num-tokens", min=1, metavar="N", help="Stop after N tokens, for models of 1-D tokens: coarser."
+    ),
+]
+DecodeSteps = Annotated[
+    int | None,
+    typer.Option("--decode-steps", min=1, metavar="N", help="Steps of a decoder that starts from noise."),
+]
+DecodeGuidance = Annotated[
+    float | None, typer.Option("--decode-guidance", metavar="S", help="Guidance of such a decoder; 1 is off.")
+]
 Progressive = Annotated[bool, typer.Option("--progressive", help="A strip: the image after each scale.")]
 
 
@@ -124,6 +137,22 @@ def given_strategy(strategy: str | None) -> dict[str, Any]:
 
         make_strategy(strategy)
     return given(strategy=strategy)
+
+
+def given_length(
+    num_tokens: int | None, decode_steps: int | None, decode_guidance: float | None
+) -> dict[str, Any]:
+    """As `given`, for the number of tokens and how they are decoded, checked before a model is loaded.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    flow = given(num_inference_steps=decode_steps, guidance_scale=decode_guidance)
+    if flow:
+        from visgen.nn.flow import FlowSampling
+
+        FlowSampling(**flow)
+    return given(num_tokens=num_tokens, decoding=flow or None)
 
 
 def open_model(name: str, task: str, dtype: str | None, device: str | None, offline: bool = False) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from visgen.errors import InputError
 from visgen.evaluation.protocols import EvaluationProtocol, get_protocol
@@ -23,6 +24,8 @@ class EvaluationOptions:
         seed: image i is drawn from (seed, i).
         batch_size: images at once; always that many, the last ones padded.
         strategy: how next-token models decode, a name or "NAME:VALUE"; None = one token after another.
+        num_tokens: of each image, generated and reconstructed, for models of 1-D tokens; None = all.
+        decode_steps, decode_guidance: of decoders that start from noise; None = the tokenizer's own.
         prompts: what image i shows, for text models; None = the captions of the reference's images i.
         device, dtype, offline: as for `visgen.load`; device None = the CPU, or this process's own one.
         inception_weights: weights of protocols adm and clean; None = torch hub's cache, then a download.
@@ -37,6 +40,9 @@ class EvaluationOptions:
     seed: int = 0
     batch_size: int = 32
     strategy: str | None = None
+    num_tokens: int | None = None
+    decode_steps: int | None = None
+    decode_guidance: float | None = None
     prompts: tuple[str, ...] | None = None
     device: str | None = None
     dtype: str | None = None
@@ -44,6 +50,12 @@ class EvaluationOptions:
     inception_weights: Path | None = None
     lpips_weights: Path | None = None
     lpips_linear: Path | None = None
+
+    @property
+    def decoding(self) -> dict[str, Any] | None:
+        """Keywords of `FlowSampling` that were asked for; None = none."""
+        asked = {"num_inference_steps": self.decode_steps, "guidance_scale": self.decode_guidance}
+        return {name: value for name, value in asked.items() if value is not None} or None
 
     @property
     def reference_name(self) -> str:

@@ -60,7 +60,14 @@ def evaluate(
         clock = Clock()
         with clock("load"):
             subject = open_subject(
-                name, options.batch_size, options.dtype, setting.device, options.offline, options.strategy
+                name,
+                options.batch_size,
+                options.dtype,
+                setting.device,
+                options.offline,
+                options.strategy,
+                options.num_tokens,
+                options.decoding,
             )
             plan = make_plan(options, setting.protocol, setting.reference, subject)
         with clock("reference"):
@@ -127,7 +134,8 @@ def _facts(subject: Subject, plan: Plan, setting: Setting, clock: Clock) -> dict
     """How the record came about."""
     options, processes = setting.options, setting.processes
     config = {
-        name: value if isinstance(value, int) else value and str(value) for name, value in _plain(options)
+        name: value if isinstance(value, (int, float)) else value and str(value)
+        for name, value in _plain(options)
     }
     config |= {"metrics": list(plan.metrics), "count": plan.count, "reference": options.reference_name}
     config |= {"protocol": setting.protocol.name, "prompts_sha256": _prompts_digest(options.prompts)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from visgen.data.listing import list_images
 from visgen.errors import InputError, shown
 from visgen.pipelines.assets import shipped_models
 from visgen.pipelines.fingerprint import weights_digest
+from visgen.pipelines.flow_decoding import decoding_request, length_facts
+from visgen.pipelines.interleaved import InterleavedPipeline
 from visgen.pipelines.model_index import INDEX_NAME
 from visgen.pipelines.official import find_official
 from visgen.pipelines.reconstruct import ReconstructPipeline
@@ -76,12 +78,22 @@ class ModelSubject(Subject):
         pipe: the pipeline.
         batch_size: images generated at once.
         strategy: how a next-token model decodes; None = one token after another.
+        num_tokens: of each image, generated or reconstructed, for models of 1-D tokens; None = all.
+        decoding: keywords of `FlowSampling` for decoders that start from noise; None = the tokenizer's own.
 
     Raises:
-        InputError: a strategy for a model that takes none.
+        InputError: a strategy, a number of tokens or keywords for a model that takes none.
     """
 
-    def __init__(self, name: str, pipe: Any, batch_size: int, strategy: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        pipe: Any,
+        batch_size: int,
+        strategy: str | None = None,
+        num_tokens: int | None = None,
+        decoding: Mapping[str, Any] | None = None,
+    ) -> None:
         pipe.set_progress_bar_config(disable=True)
         kinds = {"TextToImagePipeline": "text", "ClassToImagePipeline": "class"}
         self.name, self.kind = name, kinds.get(type(pipe).__name__, "tokenizer")
@@ -93,7 +105,11 @@ class ModelSubject(Subject):
         if strategy is not None and self.kind == "tokenizer":
             raise InputError(f"--strategy {shown(strategy)}: {name!r} draws nothing; leave it out")
         strategy_request(pipe, strategy, None)
-        self._decoding = strategy_facts(strategy, None)
+        pipe.tokenizer.check_knobs(num_tokens, None)
+        if self.kind != "tokenizer":
+            pipe.generator.check_num_tokens(num_tokens)
+        self._length = length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
+        self._decoding = strategy_facts(strategy, None) | self._length
 
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
         """Images of the captions of these indices, or of the classes i mod their number."""
@@ -116,7 +132,7 @@ class ModelSubject(Subject):
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The tokenizer's images, (B, 3, s, s), and their ids."""
-        made = self._reconstruct(list(images))
+        made = self._reconstruct(list(images), **self._length)
         return stack(made.images), made.tokens.ids
 
     @property
@@ -172,15 +188,21 @@ def open_subject(
     device: str | None = None,
     offline: bool = False,
     strategy: str | None = None,
+    num_tokens: int | None = None,
+    decoding: Mapping[str, Any] | None = None,
 ) -> Subject:
     """The subject of a name: a model as for `visgen.load`, or a folder of images.
 
     Raises:
-        InputError: neither, or a strategy for what decodes nothing.
+        InputError: neither, or options of decoding for what decodes nothing.
     """
     if is_image_folder(name):
-        if strategy is not None:
-            raise InputError(f"--strategy {shown(strategy)}: {name!r} is a folder of images; leave it out")
+        asked = {"--strategy": strategy, "--num-tokens": num_tokens, "--decode-…": decoding}
+        for option, value in asked.items():
+            if value is not None:
+                raise InputError(f"{option} {shown(value)}: {name!r} is a folder of images; leave it out")
         return FolderSubject(name)
     pipe = visgen.load(name, dtype=dtype, device=device, local_files_only=offline)
-    return ModelSubject(name, pipe, batch_size, strategy)
+    if isinstance(pipe, InterleavedPipeline):
+        pipe = pipe.drawer()
+    return ModelSubject(name, pipe, batch_size, strategy, num_tokens, decoding)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from visgen.errors import InputError, shown
 from visgen.generators.conditions import Condition
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
@@ -26,6 +27,7 @@ class GenerationRequest:
         layout: token layout, when it differs from the model's own.
         known: (tokens, keep_mask) for editing: keep_mask bool (B or 1, h, w) on the finest grid, True = keep
             the source token, False = make anew.
+        num_tokens: stop after so many tokens, 1 … `ImageGenerator.most_tokens`: a coarser image; None = all.
     """
 
     condition: Condition
@@ -33,6 +35,7 @@ class GenerationRequest:
     noise: Noise
     layout: Layout | None = None
     known: tuple[ImageTokens, Tensor] | None = None
+    num_tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,24 @@ OnStep = Callable[[GenerationStep], None]
 
 class ImageGenerator:
     """Mixin of every generator. Concrete classes are `VisgenModel`s too."""
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The largest `num_tokens` of a request; None = it always makes all tokens of its layout."""
+        return None
+
+    def check_num_tokens(self, num_tokens: int | None) -> None:
+        """Raise `InputError` for a number of tokens that this generator cannot stop at."""
+        most = self.most_tokens
+        if num_tokens is None:
+            return
+        if most is None:
+            raise InputError(
+                f"num_tokens={shown(num_tokens)}: this {type(self).__name__} always makes all its "
+                "tokens; only generators over 1-D sequences can stop early"
+            )
+        if isinstance(num_tokens, bool) or not isinstance(num_tokens, int) or not 1 <= num_tokens <= most:
+            raise InputError(f"num_tokens={shown(num_tokens)} must be an integer from 1 to {most}")
 
     @abstractmethod
     def loss(self, tokens: ImageTokens, condition: Condition, *, quantizer: Any = None) -> dict[str, Tensor]:

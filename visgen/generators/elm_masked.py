@@ -181,6 +181,7 @@ class ELMMaskedTransformer(VisgenModel, ImageGenerator):
             raise InputError(
                 "strategy: only next-token generators accept one; this model predicts all tokens"
             )
+        self.check_num_tokens(request.num_tokens)
         if request.layout not in (None, self.layout):
             raise InputError(f"layout={request.layout} is not the model's, {self.layout}")
         sampling = request.sampling

@@ -41,7 +41,8 @@ class NextTokenGenerator(ImageGenerator):
 
     @abstractmethod
     def session(self, condition: Condition, sampling: TokenSampling, entries: int) -> Session:
-        """A session of one batch; `entries` is the largest number of tokens fed at once."""
+        """A session of one batch; `entries` is the largest number of tokens fed at once. Models that can stop
+        early take `length` too, the number of positions."""
 
     @abstractmethod
     def from_positions(self, ids_BLK: Tensor) -> ImageTokens:
@@ -82,17 +83,20 @@ class NextTokenGenerator(ImageGenerator):
             on_step: called after every pass that keeps tokens.
 
         Raises:
-            InputError: another kind of sampling or layout, or a strategy that this model cannot run.
+            InputError: another kind of sampling or layout, a number of tokens that this model cannot stop at,
+                or a strategy that it cannot run.
         """
         if not isinstance(request.sampling, TokenSampling):
             raise InputError(f"sampling must be a TokenSampling, not {type(request.sampling).__name__}")
         if request.layout not in (None, self.layout):  # type: ignore[attr-defined]
             raise InputError(f"layout={request.layout} is not the model's, {self.layout}")  # type: ignore[attr-defined]
+        self.check_num_tokens(request.num_tokens)
         wanted = (
             strategy if isinstance(strategy, StrategyRequest) else StrategyRequest(strategy or "sequential")
         )
         decode = make_strategy(wanted.strategy, wanted.options)
-        session = self.session(request.condition, request.sampling, decode.entries)
+        length = {} if request.num_tokens is None else {"length": request.num_tokens}
+        session = self.session(request.condition, request.sampling, decode.entries, **length)
         if on_step is not None:
             session = ReportingSession(session, on_step)
         resources = Resources(_codebook(quantizer), wanted.drafter, self._grid())

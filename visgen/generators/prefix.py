@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,25 @@ from visgen.generators.conditions import ClassCondition, Condition, PromptCondit
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Embeddings (B, P, C), and bool (B, P) of the positions that others may see; None = all."""
+    """The condition's positions, and what every position reads by cross-attention.
+
+    Attributes:
+        embeddings: (B, P, C).
+        visible: bool (B, P), the positions that others may see; None = all.
+        text: (B, T, C) states for cross-attention; None = the model has none.
+        words: bool (B, T), the states that are read; None = all.
+    """
 
     embeddings: Tensor
     visible: Tensor | None = None
+    text: Tensor | None = None
+    words: Tensor | None = None
+
+    @staticmethod
+    def cat(parts: Sequence[Prefix]) -> Prefix:
+        """The rows of several prefixes of one model."""
+        columns = zip(*((p.embeddings, p.visible, p.text, p.words) for p in parts), strict=True)
+        return Prefix(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 class ClassPrefix(nn.Module):
@@ -72,6 +88,27 @@ class TextPrefix(nn.Module):
         if condition.null is not None:
             features = torch.where(condition.null[:, None, None], self.text_null, features)
         return Prefix(self.fc2(F.gelu(self.fc1(features), approximate="tanh")), condition.mask)
+
+
+class CrossPrefix(nn.Module):
+    """One learned position; the text is read by cross-attention.
+
+    Args:
+        text: makes vectors of the text, a `PromptPrefix` or `TextPrefix`.
+    """
+
+    def __init__(self, text: PromptPrefix | TextPrefix, hidden_size: int) -> None:
+        super().__init__()
+        self.length = 1
+        self.text = text
+        self.start = nn.Parameter(torch.zeros(1, 1, hidden_size))
+
+    def forward(self, condition: Condition) -> Prefix:
+        read = self.text(condition)
+        words = read.visible
+        if words is not None:  # a row without a word reads all: attention to nothing is not a number
+            words = words | ~words.any(dim=1, keepdim=True)
+        return Prefix(self.start.expand(len(read.embeddings), -1, -1), None, read.embeddings, words)
 
 
 def _unfit(condition: Condition, kind: str) -> InputError:

@@ -1,4 +1,5 @@
-"""Next-token prediction of image tokens in raster order (LlamaGen, arXiv 2406.06525).
+"""Next-token prediction of image tokens in raster order (LlamaGen, arXiv 2406.06525), or along a 1-D sequence
+from coarse to fine (FlexTok, arXiv 2502.13967), which may stop early.
 
 ELM's sub-codes (arXiv 2410.16257) and Token-Shuffle's windows (arXiv 2504.17789) are options of the model.
 """
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from visgen.errors import InputError
 from visgen.generators.conditions import Condition
 from visgen.generators.next_token import NextTokenGenerator
-from visgen.generators.prefix import ClassPrefix, Prefix, PromptPrefix, TextPrefix
+from visgen.generators.prefix import ClassPrefix, CrossPrefix, Prefix, PromptPrefix, TextPrefix
 from visgen.generators.raster_session import RasterSession
 from visgen.generators.token_io import (
     PlainTokens,
@@ -25,19 +26,22 @@ from visgen.generators.token_io import (
     from_windows,
     to_windows,
 )
+from visgen.nn.cross_llama import CrossLlamaBlock, TextKeys
 from visgen.nn.llama import LlamaBlock, RMSNorm, swiglu_size
 from visgen.nn.model import VisgenModel
-from visgen.nn.rope import PrefixRotation, Rotation, grid_rotation
+from visgen.nn.rope import PrefixRotation, Rotation, grid_rotation, line_rotation
 from visgen.nn.sampling import TokenSampling
-from visgen.nn.slot_cache import SlotCache
-from visgen.tokenizers.tokens import Grid, ImageTokens
+from visgen.tokenizers.tokens import Grid, ImageTokens, Layout, Sequence1D
 
 
 class RasterTransformer(VisgenModel, NextTokenGenerator):
-    """Llama-style decoder over a condition and the tokens of a grid, row by row.
+    """Llama-style decoder over a condition and the tokens of a grid, row by row, or of a sequence.
+
+    FlexTok's models have 64 channels per block, in heads of 64: hidden_size = 64 · depth, num_heads = depth.
 
     Args:
-        grid: (h, w) of the token grid.
+        grid: (h, w) of the token grid; None for a sequence.
+        length: tokens of a sequence, with rotary embeddings of the plain index; None for a grid.
         codebook_size: V, ids per code.
         num_codes: sub-codes per position (ELM), 1 for most tokenizers.
         window: s of Token-Shuffle: s × s tokens are read and written at once; 1 = off.
@@ -46,6 +50,8 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
         num_classes: classes, for "class".
         text_length: positions of the text prefix; text_vocab_size: words, for "prompt"; text_dim: width of
             the features, for "text".
+        text_conditioning: "prefix" = the text stands in front of the tokens; "cross" = every block reads it
+            by cross-attention (FlexTok's text models), behind one learned position.
         hidden_size, depth, num_heads, num_kv_heads, mlp_size, norm_eps, rope_base: the transformer
             (LlamaGen-B: 768, 12, 12). None: as many key as query heads; 8/3 of hidden_size, in 256s.
         qk_norm: RMSNorm on queries and keys.
@@ -62,7 +68,7 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
     @register_to_config
     def __init__(
         self,
-        grid: tuple[int, int] = (16, 16),
+        grid: tuple[int, int] | None = (16, 16),
         codebook_size: int = 16384,
         num_codes: int = 1,
         window: int = 1,
@@ -85,14 +91,17 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
         token_dropout: float = 0.0,
         dropout: float = 0.0,
         z_loss: float = 0.0,
+        length: int | None = None,
+        text_conditioning: Literal["prefix", "cross"] = "prefix",
     ) -> None:
         super().__init__()
         self._init_tuples()
         _check(self.config)
         self.prefix = _prefix(self.config)
         self.tokens = _token_io(self.config)
+        block = CrossLlamaBlock if text_conditioning == "cross" else LlamaBlock
         self.blocks = nn.ModuleList(
-            LlamaBlock(
+            block(
                 hidden_size,
                 num_heads,
                 num_kv_heads or num_heads,
@@ -121,17 +130,28 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
         if isinstance(self.tokens, ShuffledTokens):
             for block in [*self.tokens.shuffle, *self.tokens.unshuffle]:
                 nn.init.zeros_(block.fc2.weight)
-        if isinstance(self.prefix, PromptPrefix):
-            nn.init.normal_(self.prefix.text_pos, std=0.02)
+        for module in self.prefix.modules():
+            if isinstance(module, PromptPrefix):
+                nn.init.normal_(module.text_pos, std=0.02)
+            elif isinstance(module, CrossPrefix):
+                nn.init.normal_(module.start, std=0.02)
 
     @property
-    def layout(self) -> Grid:
-        """Token layout of one image."""
-        return Grid(*self.config.grid)
+    def layout(self) -> Grid | Sequence1D:
+        """Token layout of one image, of all its tokens."""
+        return Grid(*self.config.grid) if self.config.grid else Sequence1D(self.config.length)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens of a sequence, which may stop early; None for a grid, which may not."""
+        return None if self.config.grid else self.config.length
 
     @property
     def positions(self) -> tuple[int, int]:
-        """(h, w) of the positions that are predicted one after another: the grid, or its windows."""
+        """(h, w) of the positions that are predicted one after another: the grid, or its windows; a sequence
+        is one row."""
+        if not self.config.grid:
+            return 1, self.config.length
         h, w = self.config.grid
         return h // self.config.window, w // self.config.window
 
@@ -147,15 +167,12 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
 
     def _rotations(self) -> Rotation:
         config = self.config
+        shape = config.hidden_size // config.num_heads, config.rope_base
+        make: Any = grid_rotation if config.grid else line_rotation
         # A compiler traces the function itself, and warns of the cache around it.
-        make = grid_rotation.__wrapped__ if torch.compiler.is_compiling() else grid_rotation
-        tables = make(
-            self.positions,
-            config.hidden_size // config.num_heads,
-            config.rope_base,
-            self.prefix.length,
-            config.prefix_rotation,
-        )
+        make = make.__wrapped__ if torch.compiler.is_compiling() else make
+        where = self.positions if config.grid else config.length
+        tables = make(where, *shape, self.prefix.length, config.prefix_rotation)
         return tables[0].to(self.device), tables[1].to(self.device)
 
     def prefix_mask(self, prefix: Prefix) -> Tensor:
@@ -181,12 +198,17 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
         mask[:, :start, :start] = self.prefix_mask(prefix)
         return mask[:, None]
 
-    def run_blocks(
-        self, x: Tensor, rotation: Rotation, *, mask: Tensor | None, cache: SlotCache | None = None
-    ) -> Tensor:
+    def text_keys(self, prefix: Prefix) -> list[dict[str, TextKeys]]:
+        """What each block reads by cross-attention, as a keyword of its call; empty without a text."""
+        if prefix.text is None:
+            return [{}] * len(self.blocks)
+        mask = None if prefix.words is None else prefix.words[:, None, None]
+        return [{"text": block.cross.read(prefix.text, mask)} for block in self.blocks]
+
+    def run_blocks(self, x: Tensor, rotation: Rotation, prefix: Prefix, *, mask: Tensor | None) -> Tensor:
         """All blocks over positions x (B, L, C)."""
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, mask=mask, cache=cache, layer=layer)
+        for block, text in zip(self.blocks, self.text_keys(prefix), strict=True):
+            x = block(x, rotation, mask=mask, **text)
         return x
 
     def hidden_states(self, condition: Condition, ids_BNK: Tensor) -> Tensor:
@@ -196,7 +218,7 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
         if self.config.token_dropout:
             x = F.dropout(x, self.config.token_dropout, self.training)
         mask = self.attention_mask(prefix, ids_BNK.shape[1])
-        return self.run_blocks(x, self.rotation(0, x.shape[1]), mask=mask)
+        return self.run_blocks(x, self.rotation(0, x.shape[1]), prefix, mask=mask)
 
     def forward(self, condition: Condition, ids_BLK: Tensor) -> Tensor:
         """Teacher-forced logits (B, L, K, V) in float32 of positions of ids (B, L, K)."""
@@ -235,7 +257,7 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
             InputError: another layout, or another number of sub-codes.
         """
         ids, config = tokens.ids, self.config
-        if ids is None or tokens.layout != self.layout:
+        if ids is None or not self._fits(tokens.layout):
             raise InputError(f"tokens of layout {tokens.layout} do not fit a generator of {self.layout}")
         codes = 1 if ids.ndim == 2 else ids.shape[2]
         if codes != config.num_codes:
@@ -245,30 +267,45 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
             return to_windows(ids.view(len(ids), -1), config.grid, config.window)
         return ids.view(len(ids), -1, codes)
 
+    def _fits(self, layout: Layout) -> bool:
+        """Whether it is this model's layout, or the beginning of its sequence."""
+        most = self.most_tokens
+        return layout == self.layout or (
+            most is not None and isinstance(layout, Sequence1D) and 1 <= layout.n <= most
+        )
+
     def from_positions(self, ids_BLK: Tensor) -> ImageTokens:
         """The inverse of `as_positions`."""
         if self.config.window > 1:
             ids = from_windows(ids_BLK, self.config.grid, self.config.window)
         else:
             ids = ids_BLK if self.config.num_codes > 1 else ids_BLK.squeeze(-1)
-        return ImageTokens(self.layout, ids=ids)
+        layout = self.layout if self.config.grid else Sequence1D(ids.shape[1])
+        return ImageTokens(layout, ids=ids)
 
-    def session(self, condition: Condition, sampling: TokenSampling, entries: int) -> RasterSession:
-        """A session of one batch; `entries` is the largest number of tokens fed at once."""
-        return RasterSession(self, condition, sampling, entries)
+    def session(
+        self, condition: Condition, sampling: TokenSampling, entries: int, length: int | None = None
+    ) -> RasterSession:
+        """A session of one batch.
+
+        Args:
+            entries: the largest number of tokens fed at once.
+            length: positions to draw; None = all.
+        """
+        return RasterSession(self, condition, sampling, entries, length)
+
+    def _grid(self) -> tuple[int, int] | None:
+        return self.positions if self.config.grid else None
 
 
 def _check(config: Any) -> None:
-    heads, kv_heads = config.num_heads, config.num_kv_heads or config.num_heads
-    if config.hidden_size % (4 * heads):
-        raise InputError(
-            f"hidden_size={config.hidden_size} must be a multiple of 4 · num_heads={4 * heads}: rotary "
-            "embeddings over a grid turn pairs for rows and for columns"
-        )
-    if heads % kv_heads:
-        raise InputError(f"num_heads={heads} must be a multiple of num_kv_heads={kv_heads}")
+    if (config.grid is None) == (config.length is None):
+        raise InputError(f"give exactly one of grid={config.grid} and length={config.length}")
+    if config.length is not None and config.length < 1:
+        raise InputError(f"length={config.length} must be 1 or more")
+    _check_heads(config)
     s = config.window
-    if s < 1 or any(side % s for side in config.grid) or config.hidden_size % s**2:
+    if s < 1 or any(side % s for side in config.grid or (1,)) or config.hidden_size % s**2:
         raise InputError(
             f"window={s} must divide both sides of grid={config.grid}, and its square hidden_size"
         )
@@ -276,14 +313,37 @@ def _check(config: Any) -> None:
         raise InputError(f"window={s} and num_codes={config.num_codes} cannot both be above 1")
     if config.condition not in ("class", "prompt", "text"):
         raise InputError(f"condition={config.condition!r} must be class, prompt or text")
+    if config.text_conditioning not in ("prefix", "cross"):
+        raise InputError(f"text_conditioning={config.text_conditioning!r} must be prefix or cross")
+    if config.text_conditioning == "cross" and config.condition == "class":
+        raise InputError("text_conditioning='cross' needs a text; with condition='class' leave it out")
 
 
-def _prefix(config: Any) -> ClassPrefix | PromptPrefix | TextPrefix:
+def _check_heads(config: Any) -> None:
+    heads, kv_heads = config.num_heads, config.num_kv_heads or config.num_heads
+    if config.grid and config.hidden_size % (4 * heads):
+        raise InputError(
+            f"hidden_size={config.hidden_size} must be a multiple of 4 · num_heads={4 * heads}: rotary "
+            "embeddings over a grid turn pairs for rows and for columns"
+        )
+    if config.hidden_size % (2 * heads):
+        raise InputError(
+            f"hidden_size={config.hidden_size} must be a multiple of 2 · num_heads={2 * heads}: rotary "
+            "embeddings turn pairs"
+        )
+    if heads % kv_heads:
+        raise InputError(f"num_heads={heads} must be a multiple of num_kv_heads={kv_heads}")
+
+
+def _prefix(config: Any) -> ClassPrefix | PromptPrefix | TextPrefix | CrossPrefix:
     if config.condition == "class":
         return ClassPrefix(config.num_classes, config.hidden_size)
+    text: PromptPrefix | TextPrefix
     if config.condition == "prompt":
-        return PromptPrefix(config.text_vocab_size, config.text_length, config.hidden_size)
-    return TextPrefix(config.text_dim, config.text_length, config.hidden_size)
+        text = PromptPrefix(config.text_vocab_size, config.text_length, config.hidden_size)
+    else:
+        text = TextPrefix(config.text_dim, config.text_length, config.hidden_size)
+    return CrossPrefix(text, config.hidden_size) if config.text_conditioning == "cross" else text
 
 
 def _token_io(config: Any) -> TokenIO:

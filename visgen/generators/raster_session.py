@@ -26,23 +26,31 @@ class RasterSession(Session):
         condition: of B images.
         sampling: for guidance; filters are the law's business.
         entries: the largest number of tokens fed at once.
+        length: positions to draw; None = all of the model. Guidance follows its schedule over all of them
+            either way, so that a shorter sequence is the beginning of a longer one.
     """
 
-    def __init__(self, model: Any, condition: Condition, sampling: TokenSampling, entries: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        condition: Condition,
+        sampling: TokenSampling,
+        entries: int,
+        length: int | None = None,
+    ) -> None:
         self.model, self.device = model, model.device
         self.batch_size = len(condition)
-        self.length = model.positions[0] * model.positions[1]
+        whole = model.positions[0] * model.positions[1]
+        self.length = whole if length is None else length
         self.num_codes, self.vocab_size = model.num_codes, model.config.codebook_size
         self.committed = torch.zeros(self.batch_size, dtype=torch.long, device=self.device)
         self.passes = 0
-        self.scales = guidance_table(sampling, self.length).to(self.device)
+        self.scales = guidance_table(sampling, whole)[: self.length].to(self.device)
         self.guided = bool((self.scales != 1).any())
         halves = [condition, condition.unconditional()] if self.guided else [condition]
-        prefixes = [model.prefix(half.to(self.device)) for half in halves]
-        self._visible = None
-        if prefixes[0].visible is not None:  # the unconditional rows have the mask of the prompt
-            self._visible = torch.cat([prefixes[0].visible] * len(prefixes))
-        self._prefix = torch.cat([prefix.embeddings for prefix in prefixes])
+        prefix = Prefix.cat([model.prefix(half.to(self.device)) for half in halves])
+        self._prefix, self._visible = prefix.embeddings, prefix.visible
+        self._text = model.text_keys(prefix)
         self.rows = len(self._prefix)
         # Made once: asking a diffusers model for its device walks all its modules, 0.7 ms for 7 blocks.
         self._rotation = model.rotation(0, self._prefix.shape[1] + self.length)
@@ -111,8 +119,8 @@ class RasterSession(Session):
         return self._logits(hidden_RNC[:, :, None], positions_BN)
 
     def _run_blocks(self, x_RNC: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
-        for layer, block in enumerate(self._blocks):
-            x_RNC = block(x_RNC, rotation, mask=mask, cache=self.cache, layer=layer)
+        for layer, (block, text) in enumerate(zip(self._blocks, self._text, strict=True)):
+            x_RNC = block(x_RNC, rotation, mask=mask, cache=self.cache, layer=layer, **text)
         return x_RNC
 
     def _rotation_at(self, positions_RN: Tensor) -> Rotation:

@@ -239,6 +239,7 @@ class VARTransformer(VisgenModel, ImageGenerator):
         """
         if strategy is not None:
             raise InputError("strategy: only next-token generators accept one; VAR predicts whole scales")
+        self.check_num_tokens(request.num_tokens)
         if request.layout not in (None, self.layout):
             raise InputError(f"layout={request.layout} is not the model's, {self.layout}")
         return NextScaleRun(self, request, _required(quantizer)).run(on_step)

@@ -16,9 +16,10 @@ from torch import Tensor
 from visgen.errors import InputError
 
 
-def image_seed(seed: int, ordinal: int) -> int:
-    """Seed of the `ordinal`-th image of a prompt: a 63-bit hash of (seed, ordinal)."""
-    digest = hashlib.blake2b(f"{seed}:{ordinal}".encode(), digest_size=8).digest()
+def image_seed(seed: int, ordinal: int, stream: str = "") -> int:
+    """Seed of the `ordinal`-th image of a prompt: a 63-bit hash of (seed, ordinal[, stream])."""
+    key = f"{seed}:{ordinal}:{stream}" if stream else f"{seed}:{ordinal}"
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -43,9 +44,13 @@ class Noise:
         self._replay = iter(replay) if replay is not None else None
 
     @classmethod
-    def per_image(cls, seeds: Iterable[tuple[int, int]]) -> Noise:
-        """One CPU generator per image from its (seed, ordinal among the images of its prompt)."""
-        return cls([torch.Generator().manual_seed(image_seed(seed, k)) for seed, k in seeds])
+    def per_image(cls, seeds: Iterable[tuple[int, int]], stream: str = "") -> Noise:
+        """One CPU generator per image from its (seed, ordinal among the images of its prompt).
+
+        Draws of another `stream` ("decoding") do not depend on how many were made of the first, which differs
+        with the number of tokens and the strategy.
+        """
+        return cls([torch.Generator().manual_seed(image_seed(seed, k, stream)) for seed, k in seeds])
 
     @classmethod
     def shared(cls, seed: int) -> Noise:
@@ -56,6 +61,19 @@ class Noise:
     def replayed(cls, draws: Iterable[Tensor]) -> Noise:
         """Hand out recorded tensors one after another; a draw of another shape raises `InputError`."""
         return cls(replay=draws)
+
+    def rows(self, index: Sequence[int]) -> Noise:
+        """The noise of some images; it goes on drawing from their generators. A row that is named again
+        (padding) draws what the first does.
+
+        Raises:
+            InputError: noise that is not per image.
+        """
+        if not self._generators:
+            raise InputError("shared and replayed noise cannot be cut into rows; use Noise.per_image")
+        again = [row in index[:k] for k, row in enumerate(index)]
+        chosen = [self._generators[row] for row in index]
+        return Noise([g.clone_state() if twice else g for g, twice in zip(chosen, again, strict=True)])
 
     def exponential(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """Exp(1) draws of `shape` (B, …)."""

@@ -1,5 +1,5 @@
-"""Rotary position embeddings over a grid (LlamaGen, arXiv 2406.06525): half of the pairs turn by the row,
-half by the column."""
+"""Rotary position embeddings: over a grid (LlamaGen, arXiv 2406.06525) half of the pairs turn by the row,
+half by the column; over a line (RoFormer, arXiv 2104.09864) all of them by the position."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def grid_rotation(
     by_row = (rows[:, None] * frequencies)[:, None].expand(h, w, -1)
     by_column = (columns[:, None] * frequencies)[None].expand(h, w, -1)
     angles = torch.cat([by_row, by_column], dim=-1).reshape(h * w, -1)
+    cos = torch.full((prefix, head_size // 2), 1.0 if prefix_rotation == "identity" else 0.0)
+    return torch.cat([cos, angles.cos()]), torch.cat([torch.zeros_like(cos), angles.sin()])
+
+
+@lru_cache(maxsize=32)
+def line_rotation(
+    length: int, head_size: int, base: float, prefix: int, prefix_rotation: PrefixRotation
+) -> Rotation:
+    """Cos and sin (prefix + length, D / 2) for `prefix` condition positions and a sequence.
+
+    Args:
+        length: positions of the sequence, 0 … length − 1.
+        head_size: D, even; pair j turns by position · base^(−2j / D).
+        prefix_rotation: as in `grid_rotation`.
+    """
+    frequencies = base ** (-torch.arange(0, head_size, 2).float() / head_size)  # (D / 2,)
+    angles = torch.arange(length).float()[:, None] * frequencies
     cos = torch.full((prefix, head_size // 2), 1.0 if prefix_rotation == "identity" else 0.0)
     return torch.cat([cos, angles.cos()]), torch.cat([torch.zeros_like(cos), angles.sin()])
 

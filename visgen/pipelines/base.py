@@ -18,10 +18,12 @@ import visgen
 from visgen.errors import InputError, shown
 from visgen.generators.base import GenerationRequest, GenerationResult
 from visgen.generators.conditions import Condition
+from visgen.nn.flow import FlowSampling
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
 from visgen.pipelines.batching import device_of, fixed_shape, micro_batches, wake
 from visgen.pipelines.fitting import check_fit
+from visgen.pipelines.flow_decoding import DECODING
 from visgen.pipelines.model_index import (
     INDEX_NAME,
     LIBRARY,
@@ -54,6 +56,8 @@ class Job:
         callback: `callback(pipe, step, total, state)` after each step.
         known: (source tokens (N, L), keep mask (N or 1, h, w)) for editing.
         strategy: how next-token models decode, see `strategy_request`; None = one token after another.
+        num_tokens: stop after so many tokens; None = all.
+        decoding: how a decoder that starts from noise is sampled; None = the tokenizer's own way.
     """
 
     condition: Callable[[list[int]], Condition]
@@ -65,6 +69,8 @@ class Job:
     callback: Callback | None = None
     known: tuple[ImageTokens, Tensor] | None = None
     strategy: Any = None
+    num_tokens: int | None = None
+    decoding: FlowSampling | None = None
 
     @property
     def rows_at_once(self) -> int:
@@ -189,7 +195,7 @@ class ImagePipeline(DiffusionPipeline):
             with StepReporter(self, len(batches), self._decode_latents, job.callback) as reporter:
                 for rows, index in batches:
                     result = self._generate(job, rows, index, reporter)
-                    images.append(job.finish(self._decode_result(result, len(rows)), rows))
+                    images.append(job.finish(self._decode_result(result, job, rows), rows))
                     tokens.append(result.tokens[: len(rows)].to("cpu"))
                     stats.append(result.stats)
         finally:
@@ -207,7 +213,11 @@ class ImagePipeline(DiffusionPipeline):
         condition = job.condition(index).to(device)
         noise = Noise.per_image(job.seeds[i] for i in index)
         request = GenerationRequest(
-            condition, job.sampling, noise, known=_known_rows(job.known, index, device)
+            condition,
+            job.sampling,
+            noise,
+            known=_known_rows(job.known, index, device),
+            num_tokens=job.num_tokens,
         )
         quantizer = self._quantizer(device)
         return self.generator.generate(request, quantizer=quantizer, strategy=job.strategy, on_step=on_step)
@@ -219,15 +229,32 @@ class ImagePipeline(DiffusionPipeline):
             return quantizer
         return copy.deepcopy(quantizer).to(device)
 
-    def _decode_result(self, result: GenerationResult, count: int) -> Tensor:
+    def _decode_result(self, result: GenerationResult, job: Job, rows: range) -> Tensor:
         if result.latents is not None:
-            return self._decode_latents(result.latents[:count])
-        return self._decode(result.tokens[:count])
+            return self._decode_latents(result.latents[: len(rows)])
+        # Of a stream of its own: how many draws the tokens took differs with their number and the strategy,
+        # and with some strategies with the batch.
+        noise = Noise.per_image((job.seeds[row] for row in rows), stream=DECODING)
+        return self._decode(result.tokens[: len(rows)], noise, job.decoding)
 
-    def _decode(self, tokens: ImageTokens) -> Tensor:
+    def _decode(self, tokens: ImageTokens, noise: Noise | None = None, sampling: Any = None) -> Tensor:
+        """Pixels (B, 3, H, W) of tokens, on the CPU.
+
+        Args:
+            tokens: of B images.
+            noise: a row per image, for decoders that start from noise (others draw none); None = the same
+                draw for every image.
+            sampling: a `FlowSampling` for such decoders; None = the tokenizer's own.
+        """
         wake(self.tokenizer)
         device = device_of(self.tokenizer)
-        return fixed_shape(lambda t: self.tokenizer.decode(t).float(), tokens.to(device), device)
+        if not self.tokenizer.starts_from_noise:
+            return fixed_shape(lambda t: self.tokenizer.decode(t).float(), tokens.to(device), device)
+
+        def decode(some: ImageTokens, noise: Noise | None = None) -> Tensor:
+            return self.tokenizer.decode(some, sampling=sampling, noise=noise).float()
+
+        return fixed_shape(decode, tokens.to(device), device, noise)
 
     def _decode_latents(self, latents: Tensor) -> Tensor:
         wake(self.tokenizer)

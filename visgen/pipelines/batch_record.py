@@ -29,7 +29,7 @@ def describe(
     seed: int | None,
     negative_prompt: str | None,
     batch_size: int | None,
-    **strategy: Any,
+    **told: Any,
 ) -> dict[str, Any]:
     """The record of a batch: everything that its pixels follow from.
 
@@ -41,7 +41,7 @@ def describe(
         seed: None = not chosen yet.
         negative_prompt: as given.
         batch_size: None where pixels do not show it.
-        strategy: of decoding, see `strategy_facts`.
+        told: of decoding, see `strategy_facts` and `length_facts`; a value differs from none.
     """
     return {
         "schema": SCHEMA,
@@ -50,7 +50,7 @@ def describe(
         "prompts": _digest(rows),
         "seed": seed,
         "batch_size": batch_size,
-        **pipe._settings(sampling, negative_prompt=negative_prompt, **strategy),
+        **pipe._settings(sampling, negative_prompt=negative_prompt, **told),
         "torch_version": torch.__version__,
         "weights": weights_digest(pipe),
     }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visgen.nn.noise import Noise
 from visgen.tokenizers.tokens import ImageTokens
 
 GPU_ROWS = 4  # more would make a single image wait longer for the padding beside it
@@ -25,11 +26,18 @@ def micro_batches(count: int, batch_size: int, fixed: bool = False) -> Iterator[
         yield rows, [*rows, *padding]
 
 
-def fixed_shape(function: Callable[[Any], Any], values: Any, device: torch.device) -> Any:
-    """`function` of a batch (tensor or `ImageTokens`), at one fixed batch shape; the result is on the CPU."""
+def fixed_shape(
+    function: Callable[..., Any], values: Any, device: torch.device, noise: Noise | None = None
+) -> Any:
+    """`function` of a batch (tensor or `ImageTokens`), at one fixed batch shape; the result is on the CPU.
+
+    With `noise`, a row per image, it is called with the values and the noise of the same images.
+    """
     rows = 1 if device.type == "cpu" else GPU_ROWS
-    batches = micro_batches(len(values), rows, fixed=True)
-    parts = [function(values[index])[: len(real)].to("cpu") for real, index in batches]
+    parts = []
+    for real, index in micro_batches(len(values), rows, fixed=True):
+        arguments = (values[index],) if noise is None else (values[index], noise.rows(index))
+        parts.append(function(*arguments)[: len(real)].to("cpu"))
     return ImageTokens.cat(parts) if isinstance(parts[0], ImageTokens) else torch.cat(parts)
 
 

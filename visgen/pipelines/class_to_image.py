@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from visgen.errors import InputError
 from visgen.generators.base import ImageGenerator
+from visgen.nn.flow import FlowSampling
 from visgen.pipelines.base import ImagePipeline, Job
 from visgen.pipelines.conditioning import (
     Labels,
@@ -16,6 +17,7 @@ from visgen.pipelines.conditioning import (
     random_labels,
     repeat_each,
 )
+from visgen.pipelines.flow_decoding import check_length, decoding_request, length_facts
 from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
 from visgen.pipelines.output import Callback, ImageOutput, convert_images
 from visgen.pipelines.seeds import Generators, ImageSeed, Seed, image_seeds
@@ -71,6 +73,8 @@ class ClassToImagePipeline(ImagePipeline):
         smooth: bool | Default = DEFAULT,
         strategy: Any = None,
         strategy_options: Mapping[str, Any] | None = None,
+        num_tokens: int | None = None,
+        decoding: FlowSampling | Mapping[str, Any] | None = None,
         output_type: OutputType = "pil",
         batch_size: int = 16,
         fixed_batch: bool = False,
@@ -90,6 +94,9 @@ class ClassToImagePipeline(ImagePipeline):
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
             strategy: how next-token models decode: a name of `visgen.decoding.STRATEGIES`, "NAME:VALUE", or a
                 `DecodingStrategy`; None = one token after another. strategy_options: its keywords.
+            num_tokens: models of 1-D sequences stop after so many tokens: a coarser image; None = all.
+            decoding: how a decoder that starts from noise is sampled, a `FlowSampling` or some of its
+                keywords; None = the tokenizer's own way.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
             batch_size: images generated at once (with `smooth`: one, unless `fixed_batch`).
             fixed_batch: always compute `batch_size` rows, so that half precision does not show the batch.
@@ -109,6 +116,8 @@ class ClassToImagePipeline(ImagePipeline):
             top_p=top_p,
             smooth=smooth,
         )
+        check_length(self.generator, self.tokenizer, num_tokens)
+        flow = decoding_request(self.tokenizer, decoding)
         count = positive("num_images_per_prompt", num_images_per_prompt)
         labels, seeds = self._labels_and_seeds(label, count, seed, generator, ordinals)
         job = Job(
@@ -120,9 +129,12 @@ class ClassToImagePipeline(ImagePipeline):
             fixed_batch=fixed_batch,
             callback=callback_on_step_end,
             strategy=strategy_request(self, strategy, strategy_options),
+            num_tokens=num_tokens,
+            decoding=flow,
         )
         images, tokens, stats = self.generate_images(job)
-        settings = self._settings(options, **strategy_facts(strategy, strategy_options))
+        told = strategy_facts(strategy, strategy_options) | length_facts(num_tokens, flow)
+        settings = self._settings(options, **told)
         return ImageOutput(images, tokens, labels=labels, seeds=list(seeds), settings=settings, stats=stats)
 
     def _labels_and_seeds(

@@ -12,6 +12,7 @@ from visgen.data.images import ImageInput
 from visgen.errors import InputError
 from visgen.generators.base import ImageGenerator
 from visgen.generators.conditions import Condition
+from visgen.nn.flow import FlowSampling
 from visgen.pipelines.base import ImagePipeline, Job
 from visgen.pipelines.conditioning import (
     UNCONDITIONAL,
@@ -24,6 +25,7 @@ from visgen.pipelines.conditioning import (
     repeat_each,
     text_condition,
 )
+from visgen.pipelines.flow_decoding import decoding_request, length_facts
 from visgen.pipelines.masks import Box, MaskInput, Region, box_region, finest_grid, mask_region
 from visgen.pipelines.options import DEFAULT, Default, OutputType, check_output_type, override, positive
 from visgen.pipelines.output import Callback, ImageOutput, Images, convert_images
@@ -88,6 +90,7 @@ class EditPipeline(ImagePipeline):
         smooth: bool | Default = DEFAULT,
         strategy: Any = None,
         strategy_options: Mapping[str, Any] | None = None,
+        decoding: FlowSampling | Mapping[str, Any] | None = None,
         output_type: OutputType = "pil",
         batch_size: int = 16,
         fixed_batch: bool = False,
@@ -109,7 +112,7 @@ class EditPipeline(ImagePipeline):
             generator: a torch generator to draw the seeds from, or one per result; instead of `seed`.
             guidance_scale, guidance_schedule, temperature, top_k, top_p, smooth: see `TokenSampling`.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
-            strategy, strategy_options, batch_size, fixed_batch, callback_on_step_end: as for
+            strategy, strategy_options, decoding, batch_size, fixed_batch, callback_on_step_end: as for
                 `TextToImagePipeline`.
 
         Raises:
@@ -125,6 +128,7 @@ class EditPipeline(ImagePipeline):
             top_p=top_p,
             smooth=smooth,
         )
+        flow = decoding_request(self.tokenizer, decoding)
         count, batch_size = (
             positive("num_images_per_prompt", num_images_per_prompt),
             positive("batch_size", batch_size),
@@ -153,6 +157,7 @@ class EditPipeline(ImagePipeline):
             fixed_batch=fixed_batch,
             callback=callback_on_step_end,
             strategy=strategy_request(self, strategy, strategy_options),
+            decoding=flow,
             known=(self.encode_images(pixels)[sources], region.rows(sources).keep),
         )
         made, tokens, stats = self.generate_images(job)
@@ -162,6 +167,7 @@ class EditPipeline(ImagePipeline):
             "invert": invert,
             "paste": paste,
             **strategy_facts(strategy, strategy_options),
+            **length_facts(None, flow),
         }
         settings = self._settings(options, negative_prompt=negative_prompt, **told)
         named = {"labels": subjects} if self.text is None else {"prompts": subjects}

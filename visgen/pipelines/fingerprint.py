@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
+
+from visgen.tokenizers.wrapping import WrapperConfig
 
 
 def weights_digest(pipe: Any) -> str:
@@ -34,7 +37,8 @@ def add_tensors(digest: Any, module: nn.Module) -> None:
 
 
 def _config(module: nn.Module) -> dict[str, Any]:
-    config = dict(getattr(module, "config", {}))
+    config = getattr(module, "config", {})
+    config = asdict(config) if isinstance(config, WrapperConfig) else dict(config)
     return {name: value for name, value in config.items() if not name.startswith("_")}  # paths, versions
 
 

@@ -19,6 +19,7 @@ from visgen.pipelines.batch_folder import BatchFolder, Picture
 from visgen.pipelines.batch_record import describe, settle
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.conditioning import as_labels, warn_of_unknown_words
+from visgen.pipelines.flow_decoding import check_length, decoding_request, length_facts
 from visgen.pipelines.metadata import image_facts, text_chunks
 from visgen.pipelines.options import override, positive
 from visgen.pipelines.rows import Row, as_rows
@@ -55,6 +56,8 @@ def generate_folder(
     on_progress: Callable[[int, int], None] | None = None,
     strategy: str | None = None,
     strategy_options: Mapping[str, Any] | None = None,
+    num_tokens: int | None = None,
+    decoding: Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> FolderResult:
     """Write `{row:06d}_{j}.png` for each row and j < `num_images`, and `index.jsonl`; memory stays flat.
@@ -74,6 +77,7 @@ def generate_folder(
         negative_prompt: what guidance leads away from; prompts only.
         batch_size: images computed at once.
         strategy, strategy_options: how next-token models decode, see `TextToImagePipeline`.
+        num_tokens, decoding: of models of 1-D sequences and decoders that start from noise, see there.
         on_progress: called with (images there, images in all) at the start and as they appear.
         sampling: keywords of the pipeline's call: `guidance_scale`, `top_k`, …
 
@@ -87,6 +91,9 @@ def generate_folder(
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise InputError(f"seed={shown(seed)} must be an integer, or None for a fresh one")
     fixed = torch.device(pipe._execution_device).type != "cpu" or pipe.dtype != torch.float32
+    check_length(pipe.generator, pipe.tokenizer, num_tokens)
+    told = strategy_facts(strategy, strategy_options)
+    told |= length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
     record = describe(
         pipe,
         rows,
@@ -95,12 +102,11 @@ def generate_folder(
         seed=seed,
         negative_prompt=negative_prompt,
         batch_size=size if fixed else None,
-        **strategy_facts(strategy, strategy_options),
+        **told,
     )
     negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
     strategy_request(pipe, strategy, strategy_options)  # refuse now what would end the run at its first row
-    negative |= strategy_facts(strategy, strategy_options)
-    options = {**sampling, **negative, "batch_size": size, "fixed_batch": fixed}
+    options = {**sampling, **negative, **told, "batch_size": size, "fixed_batch": fixed}
     with BatchFolder(folder) as place:
         chosen = settle(place, record)
         pictures = _pictures(rows, count, chosen)

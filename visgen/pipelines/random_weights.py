@@ -10,21 +10,37 @@ import torch
 
 from visgen.checkpoints.catalogue import CATALOGUE, OfficialCheckpoint, official
 from visgen.checkpoints.common import LLAMA_SIZES, square_grid
+from visgen.checkpoints.maskgit import generator_config
+from visgen.checkpoints.titok import PUBLISHED
 from visgen.checkpoints.var import SCALES
 from visgen.errors import InputError
 from visgen.generators.elm_masked import ELMMaskedTransformer
+from visgen.generators.maskgit import MaskGITGenerator
+from visgen.generators.rar import RARGenerator
 from visgen.generators.raster import RasterTransformer
 from visgen.generators.var import VARTransformer
 from visgen.nn.llama import swiglu_size
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.tokenizers.bae import BAETokenizer
+from visgen.tokenizers.maskgit_vqgan import MaskGITTokenizer
+from visgen.tokenizers.titok import TiTokTokenizer
 from visgen.tokenizers.var import VARTokenizer
 from visgen.tokenizers.vq import VQTokenizer
 
 DEPTH = re.compile(r"var_d(\d+)\.pth")
 LLAMAGEN_SIZE = re.compile(r"[ct]2i_(\w+?)_")
 ELM_SIZE = re.compile(r"gpt/(?:mlm)?(\w+)-(\d+)-(\d+)\.pth")
+TITOK_LETTERS = {"s": "small", "b": "base", "l": "large"}
+TITOK_NAME = re.compile(r"generator_titok_([lbs])(\d+)\.bin")
+RAR_SIZE = re.compile(r"rar_(\w+)\.bin")
+# Width, depth, MLP
+RAR_SIZES = {
+    "b": (768, 24, 3072),
+    "l": (1024, 24, 4096),
+    "xl": (1280, 32, 5120),
+    "xxl": (1408, 40, 6144),
+}
 
 Config = dict[str, Any]
 
@@ -74,6 +90,19 @@ def _elm(entry: OfficialCheckpoint) -> Config:
     return {"grid": (16, 16), "codebook_size": 2 ** int(bits), "num_codes": int(codes), **_llama(size)}
 
 
+def _titok(entry: OfficialCheckpoint) -> Config:
+    """BERT for 32 and 64 tokens, U-ViT for 128."""
+    count = int(_match(TITOK_NAME, entry)[2])
+    uvit = {"backbone": "uvit", "hidden_size": 1024, "depth": 20, "mlp_size": 4096}
+    own = generator_config(dict(entry.configs["generator"]))
+    return {"num_tokens": count, "codebook_size": 4096, **own, **(uvit if count == 128 else {})}
+
+
+def _rar(entry: OfficialCheckpoint) -> Config:
+    width, depth, mlp = RAR_SIZES[_match(RAR_SIZE, entry)[1]]
+    return {"grid": (16, 16), "hidden_size": width, "depth": depth, "mlp_size": mlp}
+
+
 def _llama(size: str) -> Config:
     width, depth, heads = LLAMA_SIZES[size.lower()]
     mlp = swiglu_size(width)
@@ -94,14 +123,16 @@ CONFIGS: dict[str, Callable[[OfficialCheckpoint], Config]] = {
     "llamagen": _llamagen,
     "elm-ar": _elm,
     "elm-mlm": _elm,
+    "titok-maskgit": _titok,
+    "rar": _rar,
 }
 
 
 def random_pipeline(alias: str, seed: int = 0) -> ImagePipeline:
     """A class-to-image pipeline of an official architecture whose weights are random, in float32 on the CPU.
 
-    VAR's gates of residual branches start at full size, not 1e-3, and the heads of next-token models are not
-    zero as in a fresh model, so that all parts take part and laws are not flat.
+    Gates of residual branches start at full size, not small (VAR) or closed (RAR), and the heads of
+    next-token models are not zero as in a fresh model, so that all parts take part and laws are not flat.
 
     Args:
         alias: of a class-conditional model, such as "var-d16", "llamagen-b" or "elm-l-2-10".
@@ -130,6 +161,14 @@ def _generator(system: str, config: Config) -> Any:
         return var
     if system == "elm-mlm":
         return ELMMaskedTransformer(**config)
+    if system == "titok-maskgit":
+        return MaskGITGenerator(**config)
+    if system == "rar":
+        rar = RARGenerator(**config)
+        for block in [*rar.blocks, rar.head]:
+            torch.nn.init.normal_(block.modulation.weight, std=0.02)
+            torch.nn.init.ones_(block.modulation.bias)
+        return rar
     model = RasterTransformer(**config)
     for name, parameter in model.named_parameters():
         if name.startswith("tokens.head"):
@@ -142,5 +181,10 @@ def _tokenizer(entry: OfficialCheckpoint, config: Config) -> Any:
         return VARTokenizer(scales=config["scales"])
     if entry.system == "llamagen":
         return VQTokenizer(**entry.configs["tokenizer"])
+    if entry.system == "titok-maskgit":
+        sizes = PUBLISHED[TITOK_LETTERS[_match(TITOK_NAME, entry)[1]]]
+        return TiTokTokenizer(num_tokens=config["num_tokens"], encoder_sizes=sizes, decoder_sizes=sizes)
+    if entry.system == "rar":
+        return MaskGITTokenizer()
     bits = config["codebook_size"].bit_length() - 1
     return BAETokenizer(num_codes=config["num_codes"], code_bits=bits)

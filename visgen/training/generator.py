@@ -29,13 +29,14 @@ from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
+from visgen.pipelines.flow_decoding import DECODING, decoding_request
 from visgen.pipelines.loading import load
 from visgen.pipelines.prompts import WordVocabulary
 from visgen.pipelines.text_features import TextFeatures
 from visgen.pipelines.text_to_image import TextToImagePipeline
 from visgen.schema import convert, read
 from visgen.tokenizers.base import ImageTokenizer
-from visgen.tokenizers.tokens import Grid
+from visgen.tokenizers.tokens import Scales, Sequence1D
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
 from visgen.training.tokenizer import load_tokenizer, to_pixels, validation_batches, validation_source
@@ -61,6 +62,8 @@ class GeneratorOptions:
         validation_batches: batches of the validation split scored with the sample grids, 0 = none.
         adherence_scenes: held-out scenes, all kinds equally often, drawn from their captions with the sample
             grids and judged by the shipped checker; 0 = none. Scenes data only.
+        decoding: how sample grids and adherence images are decoded by tokenizers that start from noise,
+            `FlowSampling` keywords that replace the tokenizer's own; few steps cost little.
         card: facts for the model card: licence, recipe, parity, notes.
     """
 
@@ -74,6 +77,7 @@ class GeneratorOptions:
     sampling: dict[str, Any] | None = None
     validation_batches: int = 0
     adherence_scenes: int = 0
+    decoding: dict[str, Any] | None = None
     card: dict[str, Any] | None = None
 
 
@@ -102,6 +106,7 @@ class GeneratorObjective(Objective):
         self.model, self.tokenizer, self.text = model, tokenizer, text
         self.options, self.validation = options, validation
         self.sampling = read(TokenSampling, options.sampling, "options.sampling")
+        self.decoding = decoding_request(tokenizer, options.decoding)
 
     @classmethod
     @abstractmethod
@@ -152,7 +157,10 @@ class GeneratorObjective(Objective):
         result = model.generate(request, quantizer=self.tokenizer.quantizer)
         if result.latents is not None:
             return self.tokenizer.decode_latents(result.latents).float()
-        return self.tokenizer.decode(result.tokens).float()
+        if not self.tokenizer.starts_from_noise:
+            return self.tokenizer.decode(result.tokens).float()
+        noise = Noise.per_image([(0, first + k) for k in range(len(condition))], stream=DECODING)
+        return self.tokenizer.decode(result.tokens, sampling=self.decoding, noise=noise).float()
 
     def evaluate(self, model: Any, step: int) -> dict[str, float]:
         """Loss and accuracy on held-out images, and adherence to held-out captions, as far as asked for."""
@@ -220,13 +228,17 @@ class NextTokenObjective(GeneratorObjective):
 
     @classmethod
     def tokenizer_config(cls, tokenizer: ImageTokenizer) -> dict[str, Any]:
-        layout = tokenizer.layout
-        if not isinstance(layout, Grid):
+        layout, codebook = tokenizer.layout, tokenizer.codebook
+        if isinstance(layout, Scales):
             raise InputError(
-                f"options.tokenizer has tokens of layout {layout}; next-token models need a grid"
+                f"options.tokenizer has tokens of layout {layout}; next-token models need a grid or a "
+                "sequence"
             )
-        assert tokenizer.codebook is not None
-        return {"grid": (layout.h, layout.w), "codebook_size": len(tokenizer.codebook)}
+        if codebook is None:
+            raise InputError("options.tokenizer has no codebook; next-token models predict discrete tokens")
+        if isinstance(layout, Sequence1D):
+            return {"grid": None, "length": layout.n, "codebook_size": len(codebook)}
+        return {"grid": (layout.h, layout.w), "codebook_size": len(codebook)}
 
     @classmethod
     def build_model(

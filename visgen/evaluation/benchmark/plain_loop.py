@@ -18,6 +18,7 @@ from visgen.evaluation.benchmark.baseline import filtered
 from visgen.generators.base import GenerationRequest
 from visgen.generators.prefix import Prefix
 from visgen.nn.attention import attend
+from visgen.nn.cross_llama import TextKeys
 from visgen.nn.guidance import guide
 from visgen.nn.rope import Rotation
 from visgen.nn.sampling import guidance_table
@@ -39,13 +40,14 @@ def plain_loop(model: Any, request: GenerationRequest, count: int) -> Tensor:
     sampling, (rows, columns) = request.sampling, model.positions
     scales = guidance_table(sampling, rows * columns)
     guided = bool((scales != 1).any())
-    x, visible = _prefix(model, request.condition, guided)
-    mask = model.prefix_mask(Prefix(x, visible))[:, None]
+    prefix = _prefix(model, request.condition, guided)
+    x, visible, text = prefix.embeddings, prefix.visible, model.text_keys(prefix)
+    mask = model.prefix_mask(prefix)[:, None]
     caches: Cache = [None] * len(model.blocks)
     start, drawn = 0, list[Tensor]()
     for position in range(count):
         rotation = model.rotation(start, start + x.shape[1])
-        hidden = _blocks(model, x, rotation, mask, caches)[:, -1:]
+        hidden = _blocks(model, x, rotation, mask, caches, text)[:, -1:]
         start += x.shape[1]
         logits = model.tokens.logits(model.tokens.features(hidden))
         if guided:
@@ -57,14 +59,10 @@ def plain_loop(model: Any, request: GenerationRequest, count: int) -> Tensor:
     return torch.cat(drawn, dim=1)
 
 
-def _prefix(model: Any, condition: Any, guided: bool) -> tuple[Tensor, Tensor | None]:
-    """Vectors (R, P, C) of the condition's positions and bool (R, P) of those that others see."""
+def _prefix(model: Any, condition: Any, guided: bool) -> Prefix:
+    """The condition's R rows, the unconditional ones behind the others."""
     halves = [condition, condition.unconditional()] if guided else [condition]
-    prefixes = [model.prefix(half.to(model.device)) for half in halves]
-    first = prefixes[0].visible
-    return torch.cat([one.embeddings for one in prefixes]), None if first is None else first.repeat(
-        len(prefixes), 1
-    )
+    return Prefix.cat([model.prefix(half.to(model.device)) for half in halves])
 
 
 def _visible_row(visible: Tensor | None, length: int, device: torch.device) -> Tensor:
@@ -74,10 +72,14 @@ def _visible_row(visible: Tensor | None, length: int, device: torch.device) -> T
     return F.pad(visible, (0, length - visible.shape[1]), value=True)[:, None, None]
 
 
-def _blocks(model: Any, x: Tensor, rotation: Rotation, mask: Tensor, caches: Cache) -> Tensor:
+def _blocks(
+    model: Any, x: Tensor, rotation: Rotation, mask: Tensor, caches: Cache, text: list[dict[str, TextKeys]]
+) -> Tensor:
     for layer, block in enumerate(model.blocks):
         out, caches[layer] = _attention(block.attn, _norm(block.norm1, x), rotation, mask, caches[layer])
         x = x + out
+        if text[layer]:
+            x = x + block.cross(_norm(block.norm_text, x), **text[layer])
         h = _norm(block.norm2, x)
         gate, up = block.ffn.gate_up.weight.chunk(2)
         x = x + F.linear(F.silu(F.linear(h, gate)) * F.linear(h, up), block.ffn.down.weight)
