@@ -12,6 +12,8 @@ from visgen.checkpoints.var import convert_transformer
 from visgen.errors import InputError
 from visgen.generators.conditions import ClassCondition
 from visgen.generators.elm_masked import ELMMaskedTransformer
+from visgen.generators.maskgit import MaskGITGenerator
+from visgen.generators.rar import RARGenerator
 from visgen.generators.raster import RasterTransformer
 from visgen.generators.var import VARTransformer
 from visgen.pipelines import random_weights
@@ -24,6 +26,8 @@ CLASSES = {
     "llamagen": (RasterTransformer, 71.88e6),
     "elm-ar": (RasterTransformer, 83e6),  # the whole GAN
     "elm-mlm": (ELMMaskedTransformer, 83e6),
+    "titok-maskgit": (MaskGITGenerator, {"titok-l32": 641e6, "titok-b64": 204.8e6, "titok-s128": 83.7e6}),
+    "rar": (RARGenerator, 54.5e6),
 }
 
 
@@ -43,6 +47,7 @@ def test_var_d16_has_the_shapes_of_the_official_file():
 def test_sizes_are_those_of_the_catalogue(entry):
     """The download holds 4 bytes a parameter: the generator's and the tokenizer's."""
     cls, tokenizer = CLASSES[entry.system]
+    tokenizer = tokenizer if isinstance(tokenizer, float) else tokenizer[entry.alias]
     config = architecture(entry)
     tensors = on_meta(config, cls).state_dict().values()
     parameters = sum(tensor.numel() for tensor in tensors)

@@ -5,62 +5,16 @@ Loads no torch, so that listing is instant. Look at the hub page for the full te
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
+from visgen.checkpoints.catalogue_entry import OfficialCheckpoint
+from visgen.checkpoints.catalogue_flextok import FLEXTOK_ENTRIES
+from visgen.checkpoints.catalogue_seed import SEED_ENTRIES
+from visgen.checkpoints.catalogue_titok import TITOK_ENTRIES
 from visgen.errors import UnknownNameError
 from visgen.registry import nearest
-
-
-@dataclass(frozen=True)
-class OfficialCheckpoint:
-    """One published model.
-
-    Attributes:
-        alias: the name `visgen.load` takes.
-        system: key of `visgen.checkpoints.OFFICIAL` for the generator.
-        tokenizer_system: the same for the tokenizer.
-        repo_id: repository on the hub.
-        files: role ("tokenizer", "generator") → file name in the repository; none where that is a folder of
-            the transformers library, which is read whole (system "transformers").
-        size_bytes: download in bytes, about (parameters × 4, × 2 where bfloat16 is stored).
-        licence: of the weights.
-        paper: arXiv id.
-        sampling: keywords of `TokenSampling`, the published recipe in our convention of guidance.
-        configs: role → official configuration keys that shapes do not tell.
-        text: keywords of `TextFeatures`, for models of text; their encoder comes from its own repository.
-        parity: what our numbers were checked against.
-        notes: one line for people.
-    """
-
-    alias: str
-    system: str
-    tokenizer_system: str
-    repo_id: str
-    files: Mapping[str, str]
-    size_bytes: int
-    licence: str
-    paper: str
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    text: Mapping[str, Any] = field(default_factory=dict)
-    parity: str = ""
-    notes: str = ""
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """What `visgen.load(alias, task)` accepts, the default first."""
-        if self.files and "generator" not in self.files:
-            return ("reconstruct",)
-        return ("text-to-image" if self.text or not self.files else "class-to-image", "edit", "reconstruct")
-
-    @property
-    def about(self) -> str:
-        """Size, licence and source in a few words."""
-        return f"about {self.size_bytes / 1e9:.1f} GB, licence {self.licence}, {self.repo_id} on the hub"
-
 
 VAR_REPO = "FoundationVision/var"
 VAR_TOKENIZER_FILE = "vae_ch160v4096z32.pth"
@@ -296,6 +250,9 @@ _ENTRIES = (
     _elm_tokenizer("16_deter"),
     _elm_tokenizer("20"),
     _elm_tokenizer("24"),
+    *FLEXTOK_ENTRIES,
+    *TITOK_ENTRIES,
+    *SEED_ENTRIES,
     _transformers(
         "janus-1.3b",
         "deepseek-community/Janus-1.3B",

@@ -9,6 +9,8 @@ GENERATORS = Registry(
         "Emu3Generator": "visgen.generators.transformers.emu3:Emu3Generator",
         "ChameleonGenerator": "visgen.generators.transformers.chameleon:ChameleonGenerator",
         "VARTransformer": "visgen.generators.var:VARTransformer",
+        "MaskGITGenerator": "visgen.generators.maskgit:MaskGITGenerator",
+        "RARGenerator": "visgen.generators.rar:RARGenerator",
         "ELMMaskedTransformer": "visgen.generators.elm_masked:ELMMaskedTransformer",
         "RasterTransformer": "visgen.generators.raster:RasterTransformer",
     },

@@ -2,8 +2,9 @@
 1].
 
 "constant" is s throughout and "linear" VAR's ramp from off to full. "cosine", "half_linear" and "two_stage"
-are Token-Shuffle's (arXiv 2504.17789). ELM (arXiv 2410.16257) counts positions otherwise, see
-`step_position`.
+are Token-Shuffle's (arXiv 2504.17789). ELM (arXiv 2410.16257), TiTok ("maskgit_linear") and RAR
+("power_cosine") count positions otherwise, see `step_position`. "power_cosine:P" raises the position to the
+power P first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from visgen.errors import UnknownNameError
+from visgen.errors import InputError, UnknownNameError
 from visgen.registry import nearest
 
 # position → share of the way from 1 (off) to s
@@ -28,22 +29,44 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "elm_log": lambda u: math.log(1 + u * (math.e - 1)),
     "elm_square": lambda u: u * u,
     "elm_square_root": math.sqrt,
+    "maskgit_linear": lambda u: u,
+    "power_cosine": lambda u: (1 - math.cos(math.pi * u)) / 2,
 }
+# What counts from 0 at the first step to (n − 1) / n at the last
+FROM_THE_START = ("elm_square_root", "maskgit_linear", "power_cosine")
 
 
 def guidance_at(scale: float, schedule: str, position: float) -> float:
-    """Guidance scale at a position in [0, 1]; raises `UnknownNameError` for an unknown schedule."""
-    if schedule not in SCHEDULES:
+    """Guidance scale at a position in [0, 1].
+
+    Raises:
+        UnknownNameError: an unknown schedule.
+        InputError: a power where none is taken, or none that is finite and from 0.
+    """
+    name, power = _parsed(schedule)
+    return scale if name == "constant" else 1.0 + (scale - 1.0) * SCHEDULES[name](position**power)
+
+
+def _parsed(schedule: str) -> tuple[str, float]:
+    """Name and power of a schedule, 1 where none is given."""
+    name, colon, text = schedule.partition(":")
+    if name not in SCHEDULES:
         raise UnknownNameError(
             f"unknown guidance_schedule {schedule!r}: {nearest(schedule, sorted(SCHEDULES))}"
         )
-    return scale if schedule == "constant" else 1.0 + (scale - 1.0) * SCHEDULES[schedule](position)
+    try:
+        power = float(text) if colon else 1.0
+    except ValueError:
+        power = -1.0
+    if not 0 <= power < math.inf or (colon and name != "power_cosine"):
+        raise InputError(f"guidance_schedule={schedule!r}: only power_cosine takes a power, such as :2.75")
+    return name, power
 
 
 def step_position(schedule: str, index: int, total: int) -> float:
     """Position of step `index` of `total`: 0 at the first, 1 at the last; for ELM's schedules (i + 1) / n,
-    and i / n for its square root."""
-    if schedule == "elm_square_root":
+    and i / n for those of `FROM_THE_START`."""
+    if schedule.partition(":")[0] in FROM_THE_START:
         return index / total
     if schedule.startswith("elm_"):
         return (index + 1) / total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,15 @@ def draw_masked(
     return torch.where(masked, drawn, ids), sure.masked_fill(~masked, torch.inf)
 
 
-def masked_again(sure_BL: Tensor, ratio: float) -> Tensor:
-    """The least sure positions (B, L): a share cos(π/2 · ratio), at least one, fewer than were masked."""
+def cosine_share(ratio: float) -> float:
+    """ELM's share of tokens that are masked again when a share `ratio` of the steps is done."""
+    return math.cos(math.pi / 2 * ratio)
+
+
+def masked_again(sure_BL: Tensor, ratio: float, share: Callable[[float], float] = cosine_share) -> Tensor:
+    """The least sure positions (B, L): a share `share(ratio)`, at least one, fewer than were masked."""
     masked = sure_BL.isfinite().sum(dim=1)
-    wanted = int(sure_BL.shape[1] * math.cos(math.pi / 2 * ratio))
+    wanted = int(sure_BL.shape[1] * share(ratio))
     count = (masked - 1).clamp(max=wanted).clamp_min(1)
     bound = sure_BL.sort(dim=1).values.gather(1, count[:, None] - 1)
     return (sure_BL <= bound) & sure_BL.isfinite()

@@ -52,22 +52,22 @@ def official_file(entry: OfficialCheckpoint, role: str, local_files_only: bool =
     """
     name, root = entry.files[role], models_folder()
     if root is not None:
-        for place in (root, root / entry.alias, root / entry.repo_id):
+        for place in (root, root / entry.alias, root / entry.repo_of(role)):
             if (place / name).is_file():
                 return place / name
 
     def fetch(local_files_only: bool) -> str:
-        return _download_file(entry, name, local_files_only)
+        return _download_file(entry, entry.repo_of(role), name, local_files_only)
 
     return _from_hub(fetch, entry.alias, entry.about, local_files_only)
 
 
-def _download_file(entry: OfficialCheckpoint, name: str, local_files_only: bool) -> str:
+def _download_file(entry: OfficialCheckpoint, repo_id: str, name: str, local_files_only: bool) -> str:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    if not local_files_only and not isinstance(try_to_load_from_cache(entry.repo_id, name), str):
+    if not local_files_only and not isinstance(try_to_load_from_cache(repo_id, name), str):
         logger.warning("fetching %s of %s: %s", name, entry.alias, entry.about)
-    return hf_hub_download(entry.repo_id, name, local_files_only=local_files_only)
+    return hf_hub_download(repo_id, name, local_files_only=local_files_only)
 
 
 def hub_folder(repo_id: str, local_files_only: bool = False) -> Path:
