@@ -12,6 +12,7 @@ from typing import Any
 from visgen.checkpoints.catalogue_entry import OfficialCheckpoint
 from visgen.checkpoints.catalogue_flextok import FLEXTOK_ENTRIES
 from visgen.checkpoints.catalogue_seed import SEED_ENTRIES
+from visgen.checkpoints.catalogue_seed_llama import SEED_LLAMA_ENTRIES
 from visgen.checkpoints.catalogue_titok import TITOK_ENTRIES
 from visgen.errors import UnknownNameError
 from visgen.registry import nearest
@@ -253,6 +254,7 @@ _ENTRIES = (
     *FLEXTOK_ENTRIES,
     *TITOK_ENTRIES,
     *SEED_ENTRIES,
+    *SEED_LLAMA_ENTRIES,
     _transformers(
         "janus-1.3b",
         "deepseek-community/Janus-1.3B",

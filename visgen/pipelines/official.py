@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from visgen.checkpoints import from_official
 from visgen.checkpoints.catalogue import CATALOGUE, OfficialCheckpoint, entry_of_file
 from visgen.checkpoints.files import read_state_dict
+from visgen.checkpoints.flextok_config import read_config as read_flextok_config
 from visgen.errors import InputError
 from visgen.pipelines.sources import local_folder, official_file
 from visgen.pipelines.text_features import TextFeatures
@@ -74,6 +75,8 @@ def find_official(path: Path) -> OfficialFiles | None:
     Raises:
         InputError: a folder with several models, or a generator without its tokenizer.
     """
+    if (flextok := _flextok_at(path)) is not None:
+        return _local_files(path, *flextok)
     found = _models_in(path) if path.is_dir() else _model_of(path)
     if not found:
         return None
@@ -87,10 +90,23 @@ def find_official(path: Path) -> OfficialFiles | None:
     return _local_files(path, *found[0])
 
 
+def _flextok_at(path: Path) -> tuple[OfficialCheckpoint, Path] | None:
+    """A FlexTok, told by its configuration: its file has the name that a thousand repositories use."""
+    entries = [entry for entry in CATALOGUE.values() if entry.system == "flextok"]
+    file = path / entries[0].files["tokenizer"] if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file() or read_flextok_config(file) is None:
+        return None
+    known = [entry for entry in entries if PurePath(entry.repo_id).name in file.resolve().parts]
+    unknown = replace(
+        entries[0], alias="flextok", repo_id="EPFL-VILAB", notes="a FlexTok of the official layout"
+    )
+    return known[0] if known else unknown, file
+
+
 def _models_in(folder: Path) -> list[tuple[OfficialCheckpoint, Path]]:
     """Entries whose generator lies in a folder; where none does, those whose tokenizer does."""
     for role in ("generator", "tokenizer"):
-        entries = [entry for entry in CATALOGUE.values() if role == "generator" or len(entry.files) == 1]
+        entries = [entry for entry in _named() if role == "generator" or len(entry.files) == 1]
         files = [(entry, _file_in(folder, entry, role)) for entry in entries]
         if found := [(entry, file) for entry, file in files if file is not None]:
             return sorted(found, key=lambda pair: pair[1].name)
@@ -107,8 +123,13 @@ def _model_of(file: Path) -> list[tuple[OfficialCheckpoint, Path]]:
     return []
 
 
+def _named() -> list[OfficialCheckpoint]:
+    """Entries that are told by the names of their files."""
+    return [entry for entry in CATALOGUE.values() if entry.system != "flextok"]
+
+
 def _alone() -> list[OfficialCheckpoint]:
-    return [entry for entry in CATALOGUE.values() if list(entry.files) == ["tokenizer"]]
+    return [entry for entry in _named() if list(entry.files) == ["tokenizer"]]
 
 
 def _file_in(folder: Path, entry: OfficialCheckpoint, role: str) -> Path | None:
@@ -159,7 +180,10 @@ def load_official(
         config = dict(files.configs.get(slot, {}))
         if files.systems[slot] == "var-tokenizer" and "generator" in components:
             config["v_patch_nums"] = components["generator"].config.scales
-        model = from_official(files.systems[slot], read_state_dict(files.paths[slot]()), config or None)
+        file = files.paths[slot]()
+        if files.systems[slot] == "flextok":
+            config |= read_flextok_config(file) or {}
+        model = from_official(files.systems[slot], read_state_dict(file), config or None)
         components[slot] = model.to(dtype) if isinstance(dtype, torch.dtype) else model
     return components
 

@@ -17,11 +17,16 @@ OBJECTIVES = Registry(
     "training objective",
     {
         "multiscale-tokenizer": "visgen.training.tokenizer:MultiscaleTokenizerObjective",
+        "flextok-tokenizer": "visgen.training.flextok:FlexTokObjective",
         "vq-tokenizer": "visgen.training.tokenizer:VQTokenizerObjective",
         "scenes-checker": "visgen.training.checker:SceneCheckerObjective",
         "next-scale-generator": "visgen.training.generator:NextScaleObjective",
         "next-token-generator": "visgen.training.generator:NextTokenObjective",
+        "karl-tokenizer": "visgen.training.karl:KARLObjective",
         "drafter": "visgen.training.drafter:DrafterObjective",
+        "seed-tokenizer": "visgen.training.seed:SEEDTokenizerObjective",
+        "seed-renderer": "visgen.training.seed_renderer:SEEDRendererObjective",
+        "seed-language-model": "visgen.training.seed_language:SeedLanguageObjective",
     },
 )
 
