@@ -53,6 +53,8 @@ class OfficialCheckpoint:
         """What `visgen.load(alias, task)` accepts, the default first."""
         if self.files and "generator" not in self.files:
             return ("reconstruct",)
+        if self.system == "seed-llama":
+            return ("interleaved", "caption", "text-to-image", "reconstruct")
         if self.system == "titok-maskgit":  # tokens without a place in the image: no part of it can be kept
             return ("class-to-image", "reconstruct")
         return ("text-to-image" if self.text or not self.files else "class-to-image", "edit", "reconstruct")

@@ -24,6 +24,7 @@ from visgen.pipelines.interleaved import InterleavedPipeline
 from visgen.pipelines.model_index import INDEX_NAME
 from visgen.pipelines.official import find_official
 from visgen.pipelines.reconstruct import ReconstructPipeline
+from visgen.pipelines.seed_llama import find_seed_llama
 from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.pipelines.transformers_models import find_transformers
 
@@ -178,7 +179,7 @@ def is_image_folder(name: str) -> bool:
     path = Path(name)
     if name in shipped_models() or name in CATALOGUE or not path.is_dir() or (path / INDEX_NAME).is_file():
         return False
-    return find_transformers(path) is None and find_official(path) is None
+    return all(find(path) is None for find in (find_transformers, find_seed_llama, find_official))
 
 
 def open_subject(

@@ -9,6 +9,8 @@ PIPELINES = Registry(
         "ClassToImagePipeline": "visgen.pipelines.class_to_image:ClassToImagePipeline",
         "EditPipeline": "visgen.pipelines.edit:EditPipeline",
         "ReconstructPipeline": "visgen.pipelines.reconstruct:ReconstructPipeline",
+        "InterleavedPipeline": "visgen.pipelines.interleaved:InterleavedPipeline",
+        "CaptionPipeline": "visgen.pipelines.interleaved:CaptionPipeline",
     },
 )
 
@@ -24,18 +26,25 @@ TEXTS = Registry(
     },
 )
 
+# Language models with images in their vocabulary
+LANGUAGE_MODELS = Registry("language model", {"SeedLlama": "visgen.pipelines.language_models:SeedLlama"})
+
 # task → pipeline, and what else the components of a pipeline can do
 TASKS = {
     "text-to-image": "TextToImagePipeline",
     "class-to-image": "ClassToImagePipeline",
     "edit": "EditPipeline",
     "reconstruct": "ReconstructPipeline",
+    "caption": "CaptionPipeline",
+    "interleaved": "InterleavedPipeline",
 }
 TASKS_OF = {
     "TextToImagePipeline": ("text-to-image", "edit", "reconstruct"),
     "ClassToImagePipeline": ("class-to-image", "edit", "reconstruct"),
     "EditPipeline": ("edit", "reconstruct"),
     "ReconstructPipeline": ("reconstruct",),
+    "CaptionPipeline": ("caption", "reconstruct"),
+    "InterleavedPipeline": ("interleaved", "caption", "text-to-image", "reconstruct"),
 }
 
-__all__ = ["PIPELINES", "TASKS", "TASKS_OF", "TEXTS"]
+__all__ = ["LANGUAGE_MODELS", "PIPELINES", "TASKS", "TASKS_OF", "TEXTS"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from visgen.checkpoints.catalogue import CATALOGUE, aliases_of_repo
+from visgen.checkpoints.catalogue import CATALOGUE, OfficialCheckpoint, aliases_of_repo
 from visgen.errors import InputError, UnknownNameError, shown
 from visgen.pipelines import PIPELINES, TASKS, TASKS_OF
 from visgen.pipelines.assets import assets_folder, shipped_models
@@ -17,12 +17,14 @@ from visgen.pipelines.base import ImagePipeline, Pipeline, all_slots, required_s
 from visgen.pipelines.model_index import INDEX_NAME, load_component, read_index
 from visgen.pipelines.official import OfficialFiles, find_official, load_official
 from visgen.pipelines.options import parse_dtype
+from visgen.pipelines.seed_llama import SeedLlamaFolder, find_seed_llama, is_seed_llama, load_seed_llama
 from visgen.pipelines.sources import HUB_ID, hub_folder, models_folder
 from visgen.pipelines.transformers_models import TransformersFolder, find_transformers, load_transformers
 from visgen.registry import nearest
 
 MAX_NAME_BYTES = 4095  # of a path, on Linux
-Source = Path | OfficialFiles | TransformersFolder
+INTERLEAVED = "InterleavedPipeline"  # its image spans draw as text-to-image pipelines do
+Source = Path | OfficialFiles | TransformersFolder | SeedLlamaFolder
 
 
 def load(
@@ -39,8 +41,8 @@ def load(
         name: a shipped model ("scenes-var"), an official one ("var-d16"), a local folder in our format or in
             the layout of the official hub repository, or a hub id ("org/name") in our format.
             `visgen.models()` lists names.
-        task: "text-to-image", "class-to-image", "edit" or "reconstruct"; None = what the model was made for.
-            Only the components that the task uses are read.
+        task: a name of `visgen.pipelines.TASKS`, such as "text-to-image" or "caption"; None = what the model
+            was made for. Only the components that the task uses are read.
         dtype: None = float32, "auto" = as stored, a torch dtype or its name ("bfloat16", "bf16", …).
         device: where to put it; None = the CPU.
         local_files_only: never download.
@@ -73,6 +75,8 @@ def load_as(
         pipe = _load_official(cls, source, dtype)
     elif isinstance(source, TransformersFolder):
         pipe = _load_transformers(cls, source, dtype)
+    elif isinstance(source, SeedLlamaFolder):
+        pipe = _load_seed_llama(cls, source, dtype)
     else:
         pipe = _load_folder(cls, source, dtype)
     pipe.register_to_config(_name_or_path=os.fspath(name))
@@ -96,18 +100,23 @@ def find(name: str | os.PathLike[str], local_files_only: bool = False) -> Source
     if root is not None and os.path.isfile(root / text / INDEX_NAME):
         return root / text
     if text in CATALOGUE:
-        kind = OfficialFiles if CATALOGUE[text].files else TransformersFolder
-        return kind.of_entry(CATALOGUE[text], local_files_only)
+        return _kind(CATALOGUE[text]).of_entry(CATALOGUE[text], local_files_only)
     path = Path(os.path.expanduser(text))
     if os.path.exists(path):
         return _local(path)
     return _hub(text, local_files_only)
 
 
+def _kind(entry: OfficialCheckpoint) -> type[OfficialFiles | TransformersFolder | SeedLlamaFolder]:
+    if is_seed_llama(entry):
+        return SeedLlamaFolder
+    return OfficialFiles if entry.files else TransformersFolder
+
+
 def _local(path: Path) -> Source:
     if (path / INDEX_NAME).is_file():
         return path
-    official = find_transformers(path) or find_official(path)
+    official = find_transformers(path) or find_seed_llama(path) or find_official(path)
     if official is None:
         raise InputError(
             f"{str(path)!r} is no model: it has no {INDEX_NAME} and no files of an official checkpoint; "
@@ -139,6 +148,8 @@ def _hub(name: str, local_files_only: bool) -> Source:
 def _load_folder(cls: type[Pipeline], folder: Path, dtype: Any) -> Pipeline:
     index = read_index(folder)
     cls = _choose(cls, index.class_name, folder.name)
+    if index.class_name == INTERLEAVED and cls.__name__ == TASKS["text-to-image"]:
+        return _load_folder(PIPELINES.load(INTERLEAVED), folder, dtype).drawer()
     components = {
         slot: load_component(folder, slot, component, dtype)
         for slot, component in index.components.items()
@@ -162,6 +173,15 @@ def _load_transformers(cls: type[Pipeline], source: TransformersFolder, dtype: A
     cls = _choose(cls, "TextToImagePipeline", source.name)
     components, sampling = load_transformers(source, all_slots(cls), dtype)
     pipe = cls.from_components(components, sampling)
+    pipe.card = dict(source.card)
+    return pipe
+
+
+def _load_seed_llama(cls: type[Pipeline], source: SeedLlamaFolder, dtype: Any) -> Pipeline:
+    cls = _choose(cls, INTERLEAVED, source.name)
+    if cls.__name__ == TASKS["text-to-image"]:
+        return _load_seed_llama(PIPELINES.load(INTERLEAVED), source, dtype).drawer()
+    pipe = cls.from_components(load_seed_llama(source, all_slots(cls), dtype), source.sampling)
     pipe.card = dict(source.card)
     return pipe
 

@@ -14,10 +14,10 @@ import visgen
 from visgen.errors import InputError, shown
 from visgen.generators import DRAFTERS, GENERATORS
 from visgen.nn.model import read_json
-from visgen.pipelines import PIPELINES, TEXTS
+from visgen.pipelines import LANGUAGE_MODELS, PIPELINES, TEXTS
 from visgen.pipelines.assets import assets_folder
 from visgen.registry import Registry
-from visgen.tokenizers import TOKENIZERS
+from visgen.tokenizers import RENDERERS, TOKENIZERS
 
 INDEX_NAME = "model_index.json"
 SCHEMA = 1
@@ -27,6 +27,8 @@ SLOTS: dict[str, Registry] = {
     "generator": GENERATORS,
     "text": TEXTS,
     "drafter": DRAFTERS,
+    "renderer": RENDERERS,
+    "language_model": LANGUAGE_MODELS,
 }
 
 
@@ -44,7 +46,7 @@ class ModelIndex:
 
     Attributes:
         class_name: pipeline, a name of `PIPELINES`.
-        components: slot ("tokenizer", "generator", "text", "drafter") → component.
+        components: slot, a name of `SLOTS` → component.
         sampling: the model's default sampling, keywords of its family's dataclass.
         card: what people want to know: licence, recipe, parity, notes.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
 from visgen.checkpoints.catalogue import OfficialCheckpoint
@@ -85,10 +85,35 @@ def hub_folder(repo_id: str, local_files_only: bool = False) -> Path:
     return _from_hub(fetch, repo_id, "a hub repository; its page tells size and licence", local_files_only)
 
 
-def official_folder(entry: OfficialCheckpoint, local_files_only: bool = False) -> Path:
+def hub_files(repo_id: str, local_files_only: bool = False, patterns: Sequence[str] = ()) -> Path:
+    """Local folder of a hub repository that a model needs beside its own.
+
+    Looked for in `VISGEN_MODELS` (ORG/NAME or NAME), in the hub's cache, on the hub; `patterns` = files to
+    fetch beyond JSON, text and safetensors.
+
+    Raises:
+        InputError: it is nowhere.
+    """
+    if (folder := local_folder(repo_id)) is not None:
+        return folder
+
+    def fetch(local_files_only: bool) -> str:
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(
+            repo_id, allow_patterns=[*WANTED, *patterns], local_files_only=local_files_only
+        )
+
+    return _from_hub(fetch, repo_id, "a hub repository; its page tells size and licence", local_files_only)
+
+
+def official_folder(
+    entry: OfficialCheckpoint, local_files_only: bool = False, patterns: Sequence[str] = ()
+) -> Path:
     """Local folder of an official checkpoint that is read whole.
 
-    Looked for in `VISGEN_MODELS` (ALIAS, ORG/NAME or NAME), in the hub's cache, on the hub.
+    Looked for in `VISGEN_MODELS` (ALIAS, ORG/NAME or NAME), in the hub's cache, on the hub; `patterns` =
+    files to fetch beyond JSON, text and safetensors.
 
     Raises:
         InputError: it is nowhere.
@@ -104,7 +129,9 @@ def official_folder(entry: OfficialCheckpoint, local_files_only: bool = False) -
 
         if not local_files_only:
             logger.warning("fetching %s unless it is cached: %s", entry.alias, entry.about)
-        return snapshot_download(entry.repo_id, allow_patterns=WANTED, local_files_only=local_files_only)
+        return snapshot_download(
+            entry.repo_id, allow_patterns=[*WANTED, *patterns], local_files_only=local_files_only
+        )
 
     return _from_hub(fetch, entry.alias, entry.about, local_files_only)
 
