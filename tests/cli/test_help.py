@@ -12,6 +12,7 @@ import visgen
 from visgen.cli.main import app
 
 COMMON = {"--model", "-m", "--dtype", "--device", "--offline", "--output", "-o", "--help", "-h"}
+TOKENIZER, FROM_NOISE = {"-t", "--tokenizer"}, {"--seed", "--decode-steps", "--decode-guidance"}
 OPTIONS = {
     "generate": {
         "--num-images",
@@ -24,13 +25,23 @@ OPTIONS = {
         "--top-p",
     }
     | {"--temperature", "--strategy", "--grid", "--progressive", "--prompts", "--batch-size"}
+    | {"--num-tokens", "--decode-steps", "--decode-guidance"}
     | COMMON,
     "edit": {"--box", "--mask", "--invert", "--paste", "--prompt", "--label", "--num-images", "-n", "--seed"}
     | {"--guidance-scale", "--strategy"}
     | COMMON,
-    "reconstruct": {"--tile", "--progressive"} | COMMON,
+    "reconstruct": {"--tile", "--progressive", "--num-tokens", "--max-error"}
+    | FROM_NOISE
+    | TOKENIZER
+    | COMMON,
+    "tokenize": {"--num-tokens", "--max-error", "--batch-size", "--shard-size"} | TOKENIZER | COMMON,
+    "detokenize": FROM_NOISE | TOKENIZER | COMMON,
+    "inspect": FROM_NOISE | TOKENIZER | COMMON,
+    "caption": {"--question", "--seed", "--temperature", "--top-k", "--top-p", "--max-tokens", "--batch-size"}
+    | (COMMON - {"--output", "-o"}),
     "evaluate": {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
     | {"--prompts", "--batch-size", "--strategy", "--dtype", "--device", "--offline", "--save-statistics"}
+    | {"--num-tokens", "--decode-steps", "--decode-guidance"}
     | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
     "models": {"--json", "--help", "-h"},
@@ -41,6 +52,10 @@ ARGUMENTS = {
     "generate": "PROMPT…",
     "edit": "IMAGE",
     "reconstruct": "IMAGE…",
+    "caption": "IMAGE…",
+    "tokenize": "IMAGE|FOLDER",
+    "detokenize": "FILE|FOLDER",
+    "inspect": "IMAGE",
     "evaluate": "MODEL|FOLDER|RESULT.json…",
     "train": "RECIPE",
     "info": "IMAGE.png…",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from visgen.cli.bench_tables import acceptance, print_table, strategy_table, table
+from visgen.cli.bench_tokenize import tokenize
 from visgen.cli.console import guarded, note, say
 from visgen.cli.options import DEFAULT_MODEL, Device, Model, Offline, check_device, given
 from visgen.errors import InputError
@@ -82,6 +83,7 @@ def generate(
 
 
 bench.command()(guarded(generate))
+bench.command()(guarded(tokenize))
 
 
 def _bench(

@@ -46,6 +46,33 @@ def strategy_table(rows: Sequence[Row]) -> Table:
     return _table(columns, rows, _strategy_cells)
 
 
+def tokenizer_table(rows: Sequence[Row]) -> Table:
+    """A line per measurement, a rule between tokenizers."""
+    columns = ["what", "batch", "tokens", "steps", "s/image", "images/s", "memory", "more"]
+    return _table(columns, rows, _tokenizer_cells)
+
+
+def _tokenizer_cells(row: Row) -> tuple[str, ...]:
+    from visgen.cli.models import size
+
+    memory = row.get("peak_memory_bytes")
+    more = ""
+    if "speedup" in row:
+        more = f"{row['speedup']:.2f}× the baseline, pixels within {row['largest_pixel_difference']:.0e}"
+    if "flow_speedup" in row:
+        more += f"; {row['flow_speedup']:.2f}× without the autoencoder"
+    return (
+        row["name"],
+        str(row["batch_size"]),
+        _number(row["tokens"], "d"),
+        _number(row.get("steps"), "d"),
+        _number(row["seconds"], ".4f"),
+        _number(row["images_per_second"], ".3g"),
+        "" if memory is None else size(memory),
+        more,
+    )
+
+
 def _table(columns: Sequence[str], rows: Sequence[Row], cells: Any) -> Table:
     from rich import box
     from rich.table import Table
@@ -58,8 +85,8 @@ def _table(columns: Sequence[str], rows: Sequence[Row], cells: Any) -> Table:
 
 
 def _group(row: Row) -> str:
-    """A baseline stands beside rows of another dtype than its own."""
-    return row.get("beside_dtype", row["dtype"])
+    """A baseline stands beside rows of another dtype than its own; tokenizers stand apart."""
+    return row.get("model", row.get("beside_dtype", row["dtype"]))
 
 
 def _cells(row: Row, decoding: bool) -> tuple[str, ...]:

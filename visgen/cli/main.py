@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 from visgen.cli.bench import bench
+from visgen.cli.caption import caption
 from visgen.cli.console import OneLineErrors, guarded, say, settings
+from visgen.cli.detokenize import detokenize
 from visgen.cli.edit import edit
 from visgen.cli.evaluate import evaluate
 from visgen.cli.generate import generate
 from visgen.cli.info import info
+from visgen.cli.inspect import inspect
 from visgen.cli.models import models
 from visgen.cli.reconstruct import reconstruct
+from visgen.cli.tokenize import tokenize
 from visgen.cli.train import train
 
 app = typer.Typer(
@@ -61,7 +65,19 @@ def _limit_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-for verb in (generate, edit, reconstruct, evaluate, models, train, info):
+for verb in (
+    generate,
+    edit,
+    reconstruct,
+    tokenize,
+    detokenize,
+    inspect,
+    caption,
+    evaluate,
+    models,
+    train,
+    info,
+):
     app.command()(guarded(verb))
 app.add_typer(bench, name="bench")
 

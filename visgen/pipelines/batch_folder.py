@@ -14,13 +14,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
 
-from visgen.data.files import LEFTOVER, replacing
 from visgen.errors import InputError, shown
+from visgen.pipelines.locked_folder import LockedFolder
 
 SCHEMA = 1
 RECORD_NAME, INDEX_NAME, LOCK_NAME = "batch.json", "index.jsonl", ".batch.lock"
@@ -49,42 +48,10 @@ class Picture:
         return {kind: self.subject, "seed": self.seed, "ordinal": self.ordinal}
 
 
-class BatchFolder:
-    """A context manager that makes the folder, locks it and removes what a killed run left half-written.
+class BatchFolder(LockedFolder):
+    """The folder that one run of a batch fills; see `LockedFolder` for what entering does."""
 
-    The lock is the operating system's: it ends with the process, however that ends.
-
-    Raises:
-        InputError: no folder can be there, another run holds it, or it holds pictures of something else.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-
-    def __enter__(self) -> BatchFolder:
-        from filelock import FileLock, Timeout
-
-        folder = shown(str(self.folder))
-        self._refuse_foreign()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / LOCK_NAME)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"folder {folder} is being filled by another run; wait for it, or choose another"
-            ) from None
-        except OSError as error:
-            raise InputError(f"folder {folder} cannot be used ({error}); choose another") from error
-        for name in os.listdir(self.folder):
-            if re.fullmatch(LEFTOVER, name):
-                (self.folder / name).unlink()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
+    lock_name = LOCK_NAME
 
     def _refuse_foreign(self) -> None:
         """Before anything is written: pictures of our names that no record explains belong to someone."""
@@ -105,20 +72,12 @@ class BatchFolder:
         Raises:
             InputError: a file of that name that is something else.
         """
-        path = self.folder / RECORD_NAME
-        if not path.exists():
-            return None
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError) as error:
-            raise InputError(f"{path} is no readable record ({error}); choose another folder") from None
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise InputError(f"{path} is no record of schema {SCHEMA}; choose another folder")
-        return record
+        return self.read_record(RECORD_NAME, SCHEMA)
 
     def claim(self, record: Mapping[str, Any]) -> None:
         """Store the record of a new batch."""
-        self._replace(RECORD_NAME, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        self.replace(RECORD_NAME, text.encode())
 
     def unfinished(self, pictures: Iterable[Picture]) -> list[Picture]:
         """The pictures that are not there yet, in order.
@@ -154,7 +113,7 @@ class BatchFolder:
 
     def write_index(self, pictures: Sequence[Picture]) -> None:
         """Write the index of these pictures anew, in one step."""
-        self._replace(INDEX_NAME, self._lines(pictures))
+        self.replace(INDEX_NAME, self._lines(pictures).encode())
 
     def _lines(self, pictures: Sequence[Picture]) -> str:
         return "".join(json.dumps(self._line(one), ensure_ascii=False) + "\n" for one in pictures)
@@ -163,16 +122,6 @@ class BatchFolder:
         size = (self.folder / picture.name).stat().st_size
         place = {"row": picture.row, "j": picture.j, "file": picture.name}
         return place | picture.facts() | {"bytes": size}
-
-    def _replace(self, name: str, text: str) -> None:
-        """Write a file in one step, flushed: it is there whole or not at all."""
-        try:
-            with replacing(self.folder / name) as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(f"path {shown(str(self.folder / name))} cannot be written ({error})") from error
 
 
 def _text_of_whole(path: Path) -> dict[str, str] | None:
