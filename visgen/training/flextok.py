@@ -205,7 +205,8 @@ def prefix_lengths(registers: int) -> list[int]:
 
 @torch.no_grad()
 def spread_registers(model: FlexTokTokenizer) -> None:
-    """Give each register of encoder and decoder the position vector of one of R places of the grid.
+    """Give each register of encoder and decoder the position vector of one of R places of the grid, in random
+    order: the first ones must not all lie in one corner.
 
     Raises:
         InputError: a decoder without learned positions of registers, or of another width.
@@ -217,7 +218,7 @@ def spread_registers(model: FlexTokTokenizer) -> None:
         raise InputError(
             "options.spread_registers needs a decoder as wide as the encoder, with learned register positions"
         )
-    places = spread_places(patches.T.unflatten(1, (side, side)), count)  # (R, D)
+    places = spread_places(patches.T.unflatten(1, (side, side)), count)[torch.randperm(count)]  # (R, D)
     model.encoder.registers.copy_(places)
     table.pos_table[0, 0].copy_(places.T)
 

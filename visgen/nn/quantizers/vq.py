@@ -108,15 +108,20 @@ class VectorQuantizer(KeepFloat32):
         return VectorQuantization(ids.view(b, -1), fhat, sum(terms.values()), terms, vectors)  # type: ignore[arg-type]
 
     def _entropy_term(self, distances_NV: Tensor) -> Tensor:
-        """Mean entropy of the soft assignments less the entropy of their mean."""
         if not self.entropy_ratio:
             return distances_NV.new_zeros(())
-        affinity = -distances_NV / TEMPERATURE
-        law = affinity.softmax(dim=-1)
-        mean = law.mean(dim=0)
-        of_mean = -(mean * (mean + 1e-5).log()).sum()
-        of_each = -(law * (affinity + 1e-5).log_softmax(dim=-1)).sum(dim=-1).mean()
-        return self.entropy_ratio * (of_each - of_mean)
+        return self.entropy_ratio * assignment_entropy(distances_NV)
+
+
+def assignment_entropy(distances_NV: Tensor) -> Tensor:
+    """Mean entropy of soft assignments less the entropy of their mean: low where each is sure and all codes
+    are used."""
+    affinity = -distances_NV / TEMPERATURE
+    law = affinity.softmax(dim=-1)
+    mean = law.mean(dim=0)
+    of_mean = -(mean * (mean + 1e-5).log()).sum()
+    of_each = -(law * (affinity + 1e-5).log_softmax(dim=-1)).sum(dim=-1).mean()
+    return of_each - of_mean
 
 
 def _rows(z_BCHW: Tensor) -> Tensor:
