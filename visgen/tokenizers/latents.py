@@ -103,7 +103,7 @@ def build_codec(config: Mapping[str, Any]) -> LatentCodec:
     Raises:
         InputError: another kind, or keywords that do not fit.
     """
-    kind, keywords = config.get("kind"), {k: v for k, v in config.items() if k != "kind"}
+    kind, keywords = str(config.get("kind")), {k: v for k, v in config.items() if k != "kind"}
     if kind not in CODECS:
         raise InputError(f"latents of kind={kind!r}; {' and '.join(CODECS)} are known")
     try:

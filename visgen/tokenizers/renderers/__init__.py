@@ -1,0 +1,1 @@
+"""Renderers: pictures of image embeddings (the registry is `visgen.tokenizers.RENDERERS`)."""

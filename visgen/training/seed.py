@@ -1,0 +1,299 @@
+"""Training of SEED tokenizers (arXiv 2310.01218, section 3; spec of the published code).
+
+Stage "quantize" is the paper's second: vision transformer and causal Q-Former are frozen, codebook and
+de-tokenizer learn. Stage "joint" trains everything at once from random weights, which is what small models
+want. Stage "contrastive", the paper's first, is `visgen.training.seed_contrastive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from visgen.data.batch import Batch
+from visgen.errors import InputError
+from visgen.nn.attention import attention_backend
+from visgen.nn.building import construct
+from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
+from visgen.nn.quantizers.vq import assignment_entropy
+from visgen.schema import read
+from visgen.tokenizers.flextok_blocks import sincos
+from visgen.tokenizers.seed import SEEDPass, SEEDTokenizer, vq_loss
+from visgen.training.objective import Objective
+from visgen.training.recipe import Recipe
+from visgen.training.seed_heads import AuxiliaryHeads, place_queries
+from visgen.training.seed_probe import probe_accuracy
+from visgen.training.seed_targets import EmbeddingTarget, TargetSpec, build_target
+from visgen.training.spreading import spread_places
+from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
+
+ENCODER = ("visual_encoder", "ln_vision", "query_tokens", "qformer")  # what the paper's first stage trains
+COUNT_DECAY = 0.95  # of code counts, per step: an unused code is dead (3 % of uniform) after 70 steps
+MATRICES = ("blocks.", "blocks_image.", "encoder.layer.")  # whose 2-d weights Muon takes
+
+
+@dataclass(frozen=True)
+class SEEDOptions:
+    """Weights and switches of the objective.
+
+    Args:
+        stage: see the module; "contrastive" takes the options of `ContrastiveOptions` instead.
+        init: folder of a `SEEDTokenizer` to start from, or of a `SEEDContrastive`, whose vision transformer
+            and Q-Former are taken.
+        target: what the image embedding is distilled from.
+        vq_weight, embedding_weight, rebuilt_weight: of the quantizer's loss, the squared error of the
+            embedding, and 1 − cosine of the rebuilt states (models with `auxiliary`); the paper's 5, 0.5, 2.
+        entropy_weight: of `assignment_entropy`, which keeps codes from collapsing onto a few.
+        readout_weight, local_weight, vision_weight: of linear layers that predict the target from all codes,
+            from each cell's codes, and from each cell's patches, see `AuxiliaryHeads`. With local_weight,
+            new models start by `place_queries`.
+        spread_queries: start each query, and the positions of patches, from the sine-cosine position of
+            another place of the grid.
+        continuous_steps: first steps without quantising, so that vectors spread before codes are placed.
+        restart_every: steps between restarts of dead codes, 0 = never; `restart_until` is a fraction of the
+            run.
+        restart_margin: a code used less than this times uniform is dead.
+        validation_batches: batches of 64 of the validation split that are scored, 0 = none.
+        probe_images: single objects that linear probes of colour and shape learn from, 0 = no probes.
+            Scenes data only.
+    """
+
+    stage: Literal["quantize", "joint"] = "joint"
+    init: str | None = None
+    target: TargetSpec = field(default_factory=TargetSpec)
+    vq_weight: float = 5.0
+    embedding_weight: float = 0.5
+    rebuilt_weight: float = 2.0
+    entropy_weight: float = 0.0
+    readout_weight: float = 0.0
+    local_weight: float = 0.0
+    vision_weight: float = 0.0
+    spread_queries: bool = False
+    continuous_steps: int = 0
+    restart_every: int = 20
+    restart_until: float = 0.75
+    restart_margin: float = 0.03
+    validation_batches: int = 0
+    probe_images: int = 0
+
+
+class SEEDTokenizerObjective(Objective):
+    """Distil an image embedding through a few ids.
+
+    Args:
+        model: what is trained.
+        target: frozen; makes the embeddings.
+        options: weights and switches.
+        steps: length of the run, for `restart_until`.
+        validation: a source of held-out images, or None.
+
+    Raises:
+        InputError: a target of another size than the model's embedding.
+    """
+
+    frozen: ClassVar[tuple[str, ...]] = ("target",)
+
+    def __init__(
+        self,
+        model: SEEDTokenizer,
+        target: EmbeddingTarget,
+        options: SEEDOptions,
+        steps: int,
+        validation: Any = None,
+    ) -> None:
+        super().__init__()
+        if target.dim != model.config.embedding_dim:
+            raise InputError(
+                f"model.embedding_dim={model.config.embedding_dim} must be {target.dim}, the target's"
+            )
+        self.model, self.target, self.options = model, target, options
+        self.steps, self.validation = steps, validation
+        size, channels = model.codebook.shape
+        self.register_buffer("counts", torch.ones(size))
+        self.register_buffer("vectors", torch.zeros(0, channels), persistent=False)
+        weights = {name: getattr(options, f"{name}_weight") for name in ("readout", "local", "vision")}
+        self.heads = AuxiliaryHeads(model, target.grid, weights)
+        if options.stage == "quantize":
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.split(".")[0] not in ENCODER)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, data: Any) -> Objective:
+        if recipe.options.get("stage") == "contrastive":
+            from visgen.training.seed_contrastive import SEEDContrastiveObjective
+
+            return SEEDContrastiveObjective.from_recipe(recipe, data)
+        options = read(SEEDOptions, recipe.options, "options")
+        target = build_target(options.target)
+        config = {"embedding_dim": target.dim} | recipe.model
+        model = construct(SEEDTokenizer, config, "model")
+        if options.init is not None:
+            take_weights(model, options.init)
+        elif options.local_weight and target.grid is not None:
+            place_queries(model, target.grid)
+        elif options.spread_queries:
+            spread_queries(model)
+        size = getattr(data, "image_size", model.pixel_size)
+        if size != model.pixel_size:
+            raise InputError(
+                f"data.image_size={size} does not fit the model, which is for {model.pixel_size} pixels"
+            )
+        validation = validation_source(recipe, options.validation_batches)
+        target.measure(data)
+        return cls(model, target, options, recipe.steps, validation)
+
+    def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
+        options, images = self.options, to_pixels(batch.images)
+        target = self.target(images)
+        quantized = step >= options.continuous_steps
+        with attention_backend(short_attention(images)):
+            out = self.model(images, quantize=quantized)
+        values = distillation_losses(out, target)
+        passed = out.vectors + (out.codes - out.vectors).detach() if quantized else out.vectors
+        beside = self.heads(out, passed * self.model.code_scale, target)
+        total = weighted_sum(values, options, quantized) + self.heads.total(beside)
+        if options.entropy_weight and quantized:
+            beside["entropy"] = assignment_entropy(self.model.quantize.distances(out.vectors.flatten(0, 1)))
+            total = total + options.entropy_weight * beside["entropy"]
+        self._observe(out)
+        return {"loss": total, **values, **beside}
+
+    @torch.no_grad()
+    def _observe(self, out: SEEDPass) -> None:
+        """Count codes (moving average) and keep the vectors that were quantised."""
+        counts = code_counts(out.ids, len(self.counts))
+        share = (1 - COUNT_DECAY) * len(self.counts) / counts.sum()
+        self.counts.mul_(COUNT_DECAY).add_(counts, alpha=float(share))
+        self.vectors = out.vectors.detach().flatten(0, 1)
+
+    def after_step(self, step: int) -> dict[str, float | Tensor]:
+        """Restart dead codes, and say how the codebook does."""
+        options = self.options
+        values: dict[str, float | Tensor] = {
+            "codebook_usage": usage(self.counts, options.restart_margin),
+            "codebook_perplexity": perplexity(self.counts),
+        }
+        done = step + 1 - options.continuous_steps
+        due = options.restart_every and done >= 0 and done % options.restart_every == 0
+        if due and step < options.restart_until * self.steps:
+            generator = torch.Generator().manual_seed(step)
+            codebook = self.model.quantize.embedding.weight.data
+            restarted = restart_dead_codes(
+                codebook, self.counts, self.vectors, generator, options.restart_margin
+            )
+            values["codes_restarted"] = float(restarted)
+        return values
+
+    def matrices(self, name: str, parameter: Tensor) -> bool:
+        """The 2-d weights of all transformer blocks."""
+        return parameter.ndim == 2 and any(part in name for part in MATRICES)
+
+    def evaluate(self, model: SEEDTokenizer, step: int) -> dict[str, float]:
+        """On held-out images: cosine to the target, explained variance, codebook, and the probes."""
+        scores: dict[str, float] = {}
+        if self.validation is not None:
+            scores = self._distillation_scores(model)
+        if self.options.probe_images:
+            scores |= probe_accuracy(model, self.options.probe_images)
+        return scores
+
+    def _distillation_scores(self, model: SEEDTokenizer) -> dict[str, float]:
+        found, wanted, counts = [], [], torch.zeros(len(model.codebook))
+        for batch in validation_batches(self.validation, self.options.validation_batches):
+            images = to_pixels(batch.images.to(model.device))
+            tokens = model.encode(images)
+            found.append(model.decode_embedding(tokens).float())
+            wanted.append(self.target(images))
+            counts += code_counts(tokens.values.cpu(), len(counts))
+        made, target = torch.cat(found), torch.cat(wanted)
+        left = (made - target).square().mean() / (target - target.mean(0)).square().mean()
+        return {
+            "cosine": float(F.cosine_similarity(made, target).mean()),
+            "explained": 1 - float(left),
+            "codebook_used": float((counts > 0).float().mean()),
+            "codebook_perplexity": float(perplexity(counts)),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        parts = self.model.named_children()
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts}
+        return super().summary() | {f"parameters_{k}": v for k, v in counts.items()}
+
+
+@torch.no_grad()
+def spread_queries(model: SEEDTokenizer) -> None:
+    """Give patches sine-cosine positions, and each query the position vector of one of Q places of the grid,
+    row by row: the cells of a `SceneEmbedding` then are runs of queries, as `AuxiliaryHeads` has them.
+
+    Raises:
+        InputError: queries that are not as wide as the vision transformer.
+    """
+    positions, queries = model.visual_encoder.pos_embed, model.query_tokens  # (1, 1 + h·w, D), (1, Q, D)
+    if positions.shape[-1] != queries.shape[-1]:
+        raise InputError("options.spread_queries needs a hidden_size equal to vision_width")
+    side = model.config.image_size // model.config.patch_size
+    table = sincos(positions.shape[-1], (side, side))[0]
+    positions[0, 1:].copy_(table.flatten(1).T)
+    queries[0].copy_(spread_places(table, queries.shape[1]))
+
+
+def distillation_losses(out: SEEDPass, target: Tensor) -> dict[str, Tensor]:
+    """The terms of the paper's second stage, unweighted.
+
+    Args:
+        out: a training pass.
+        target: (B, D).
+
+    Returns:
+        "vq", the quantizer's; "mse", of the embedding; and with auxiliary blocks "cosine", 1 − the mean
+        cosine between the Q-Former's states, which get no gradient of it, and the rebuilt ones.
+    """
+    values = {"vq": vq_loss(out.vectors, out.codes), "mse": F.mse_loss(out.embedding.float(), target)}
+    if out.rebuilt is not None:
+        hidden = out.hidden.detach().float()
+        values["cosine"] = 1 - F.cosine_similarity(out.rebuilt.float(), hidden, dim=-1).mean()
+    return values
+
+
+def short_attention(images: Tensor) -> str:
+    """The attention backend to train on: on a CPU in bfloat16 two matmuls take a fifth of SDPA's time.
+
+    Forward and backward at (64, 4, 65, 32): 11 instead of 60 ms on one core.
+    """
+    return "explicit" if images.device.type == "cpu" else "auto"
+
+
+def weighted_sum(values: Mapping[str, Tensor], options: SEEDOptions, quantized: bool = True) -> Tensor:
+    """The loss of `distillation_losses`' terms; the quantizer's counts only where it is used."""
+    total = options.embedding_weight * values["mse"]
+    if quantized:
+        total = total + options.vq_weight * values["vq"]
+    return total + options.rebuilt_weight * values["cosine"] if "cosine" in values else total
+
+
+def take_weights(model: SEEDTokenizer, folder: str) -> None:
+    """Start from a `SEEDTokenizer` folder, or take the encoder of a `SEEDContrastive` folder.
+
+    Raises:
+        InputError: neither, or one of other sizes.
+    """
+    from visgen.nn.model import read_config, read_weights
+
+    name = read_config(Path(folder)).get("_class_name")
+    if name not in ("SEEDTokenizer", "SEEDContrastive"):
+        raise InputError(f"options.init={folder!r} holds a {name}, not a SEEDTokenizer or SEEDContrastive")
+    own, state = model.state_dict(), read_weights(Path(folder))
+    if name == "SEEDContrastive":
+        state = {k: t for k, t in state.items() if k in own and k.split(".")[0] in ENCODER}
+    wrong = [k for k, t in state.items() if k not in own or own[k].shape != t.shape]
+    needed = [k for k in own if name == "SEEDTokenizer" or k.split(".")[0] in ENCODER]
+    if wrong or set(needed) - state.keys():
+        told = (wrong or sorted(set(needed) - state.keys()))[0]
+        raise InputError(f"options.init={folder!r} does not fit the model: {told}; use its sizes")
+    model.load_state_dict(state, strict=False)
