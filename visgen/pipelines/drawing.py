@@ -184,7 +184,7 @@ class RenderedTokenizer(nn.Module, ImageTokenizer):
     @property
     def sampling(self) -> Any:
         """Default sampling of the renderer; None without one."""
-        return getattr(self.renderer, "default", None)
+        return None if self.renderer is None else self.renderer.sampling
 
     def preprocess(self, images: Any) -> Tensor:
         """Images as the tokenizer takes them."""

@@ -12,7 +12,13 @@ from visgen.nn.noise import Noise
 
 
 class Renderer:
-    """Mixin of every renderer. A picture is a draw: what an embedding leaves open comes from noise."""
+    """Mixin of every renderer. A picture is a draw: what an embedding leaves open comes from noise.
+
+    Attributes:
+        sampling: the default options of `render`.
+    """
+
+    sampling: Any
 
     @property
     @abstractmethod

@@ -82,7 +82,7 @@ class FlowRenderer(VisgenModel, Renderer):
         self._init_tuples()
         check_sizes(image_size=image_size, patch_size=patch_size, hidden_size=hidden_size, depth=depth)
         check_sizes(num_heads=num_heads, embedding_dim=embedding_dim, condition_tokens=condition_tokens)
-        self.default = read(FlowSampling, sampling, "sampling")
+        self.sampling = read(FlowSampling, sampling, "sampling")
         self.autoencoder = build_codec(codec or {"kind": "AutoencoderKL"}).requires_grad_(False)
         step = self.autoencoder.downsampling * patch_size
         if image_size % step or hidden_size % num_heads:
@@ -180,7 +180,7 @@ class FlowRenderer(VisgenModel, Renderer):
     ) -> Tensor:
         """Images of embeddings (B, D), see `Renderer.render`."""
         self.check_embeddings(embeddings, negative)
-        sampling = self.default if sampling is None else sampling
+        sampling = self.sampling if sampling is None else sampling
         if not isinstance(sampling, FlowSampling):
             raise InputError(f"sampling is a {type(sampling).__name__}; FlowRenderer takes a FlowSampling")
         embeddings = embeddings.to(self.device)

@@ -123,6 +123,7 @@ class UnCLIPRenderer(nn.Module, Renderer):
         self.unet, self.vae, self.image_normalizer = unet, vae, image_normalizer
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self.scheduler, self.image_noising_scheduler = scheduler, image_noising_scheduler
+        self.sampling = UnCLIPSampling()
         wanted = unet.config.projection_class_embeddings_input_dim
         if wanted != 2 * self.embedding_dim:
             raise InputError(
@@ -164,7 +165,7 @@ class UnCLIPRenderer(nn.Module, Renderer):
         """Images of embeddings (B, D), see `Renderer.render`; one draw of 2 D + 4 h w normals per image, and
         one number more for schedulers that draw."""
         self.check_embeddings(embeddings, negative)
-        sampling = UnCLIPSampling() if sampling is None else sampling
+        sampling = self.sampling if sampling is None else sampling
         if not isinstance(sampling, UnCLIPSampling):
             raise InputError(f"sampling is a {type(sampling).__name__}; UnCLIPRenderer takes UnCLIPSampling")
         b, guided = len(embeddings), sampling.guidance_scale != 1
