@@ -76,8 +76,9 @@ class ImageTokenizer:
         name = type(self).__name__
         for knob, value in (("num_tokens", num_tokens), ("max_error", max_error)):
             if value is not None and knob not in self.knobs:
-                other = f"it takes {' and '.join(sorted(self.knobs))}" if self.knobs else "leave it out"
-                raise InputError(f"{knob}={value}: {name} does not take it; {other}")
+                other = " and ".join(sorted(self.knobs)) or "leave it out"
+                why = f"it takes {other}" if self.knobs else f"it makes a fixed number of tokens; {other}"
+                raise InputError(f"{knob}={value}: {name} does not take it; {why}")
         if num_tokens is not None and not 1 <= num_tokens <= self.layout.length:
             raise InputError(f"num_tokens={num_tokens}: {name} makes 1 to {self.layout.length} tokens")
         if max_error is not None and not 0 <= max_error < float("inf"):
