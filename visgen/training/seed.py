@@ -18,7 +18,6 @@ from torch import Tensor
 
 from visgen.data.batch import Batch
 from visgen.errors import InputError
-from visgen.nn.attention import attention_backend
 from visgen.nn.building import construct
 from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
 from visgen.nn.quantizers.vq import assignment_entropy
@@ -152,8 +151,7 @@ class SEEDTokenizerObjective(Objective):
         options, images = self.options, to_pixels(batch.images)
         target = self.target(images)
         quantized = step >= options.continuous_steps
-        with attention_backend(short_attention(images)):
-            out = self.model(images, quantize=quantized)
+        out = self.model(images, quantize=quantized)
         values = distillation_losses(out, target)
         passed = out.vectors + (out.codes - out.vectors).detach() if quantized else out.vectors
         beside = self.heads(out, passed * self.model.code_scale, target)
@@ -259,14 +257,6 @@ def distillation_losses(out: SEEDPass, target: Tensor) -> dict[str, Tensor]:
         hidden = out.hidden.detach().float()
         values["cosine"] = 1 - F.cosine_similarity(out.rebuilt.float(), hidden, dim=-1).mean()
     return values
-
-
-def short_attention(images: Tensor) -> str:
-    """The attention backend to train on: on a CPU in bfloat16 two matmuls take a fifth of SDPA's time.
-
-    Forward and backward at (64, 4, 65, 32): 11 instead of 60 ms on one core.
-    """
-    return "explicit" if images.device.type == "cpu" else "auto"
 
 
 def weighted_sum(values: Mapping[str, Tensor], options: SEEDOptions, quantized: bool = True) -> Tensor:

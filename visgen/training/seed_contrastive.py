@@ -15,7 +15,6 @@ from torch import Tensor
 
 from visgen.data.batch import Batch
 from visgen.errors import InputError
-from visgen.nn.attention import attention_backend
 from visgen.nn.building import construct
 from visgen.nn.model import read_config, read_weights
 from visgen.pipelines.prompts import WordVocabulary
@@ -23,7 +22,6 @@ from visgen.schema import read
 from visgen.tokenizers.seed_contrastive import SEEDContrastive, Similarities
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.seed import short_attention
 from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5  # BLIP's bounds
@@ -119,8 +117,7 @@ class SEEDContrastiveObjective(Objective):
         return model.similarities(image_vectors, model.text_vectors(model.text_states(ids, present)))
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
-        with attention_backend(short_attention(batch.images)):
-            similar = self.similarities(self.model, batch)
+        similar = self.similarities(self.model, batch)
         return {"loss": similar.loss(self.options.label_smoothing), "accuracy": _accuracy(similar)}
 
     @torch.no_grad()

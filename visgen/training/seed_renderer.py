@@ -17,7 +17,6 @@ from visgen.data.scenes import Scenes
 from visgen.data.scenes.scene import Scene
 from visgen.errors import InputError
 from visgen.evaluation.scenes.adherence import evaluate_adherence
-from visgen.nn.attention import attention_backend
 from visgen.nn.building import construct
 from visgen.nn.model import read_config, read_weights
 from visgen.nn.noise import Noise
@@ -28,7 +27,6 @@ from visgen.tokenizers.seed import SEEDTokenizer
 from visgen.tokenizers.vq import VQTokenizer
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.seed import short_attention
 from visgen.training.tokenizer import load_tokenizer, to_pixels, validation_batches, validation_source
 
 MEASURED = 256  # pictures that give the scale of embeddings
@@ -115,8 +113,7 @@ class SEEDRendererObjective(Objective):
         generator = torch.Generator().manual_seed(noise_seed)
         embeddings = self.tokenizer.decode_embedding(self.tokenizer.encode(images))
         dropout = self.options.condition_dropout
-        with attention_backend(short_attention(images)):
-            loss = self.model.loss(images, embeddings, dropout=dropout, generator=generator)
+        loss = self.model.loss(images, embeddings, dropout=dropout, generator=generator)
         return {"loss": loss}
 
     def redrawn(self, model: FlowRenderer, images: Tensor, first: int = 0) -> Tensor:
