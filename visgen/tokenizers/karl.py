@@ -61,7 +61,7 @@ class KARLCodes:
         codes: (B, T, D) that are decoded: of unit length and quantised (straight through), or continuous.
         halt_logits: (B, T).
         active: bool (B, T), halting probability not above the threshold.
-        quantization: of a quantised variant, else None.
+        quantization: where codes were quantised, else None.
     """
 
     codes: Tensor
@@ -176,15 +176,21 @@ class KARLTokenizer(VisgenModel, ImageTokenizer):
         features = self.base_tokenizer.features(images, noise)
         return Seen(features, self.encoder.image_tokens((images + 1) / 2, features))
 
-    def tokenize(self, seen: Seen, bins_B: Tensor, num_tokens: int) -> KARLCodes:
-        """One pass of the encoder, with gradients: T latents at the wanted errors' bins."""
+    def tokenize(self, seen: Seen, bins_B: Tensor, num_tokens: int, *, quantize: bool = True) -> KARLCodes:
+        """One pass of the encoder, with gradients: T latents at the wanted errors' bins.
+
+        Without `quantize` a quantised variant yields its unit vectors as they are, for the start of training.
+        """
         hidden = self.encoder.hidden(seen.tokens, seen.grid, bins_B, num_tokens)
         codes, halt = self.encoder.heads(hidden[:, -num_tokens:])
         active = halt.float().sigmoid() <= self.config.halt_threshold
         if self.vq is None:
             return KARLCodes(codes, halt, active, None)
         columns = codes.transpose(1, 2)[..., None]
-        unit, out = self.vq.prepare(columns), self.vq(columns)
+        unit = self.vq.prepare(columns)
+        if not quantize:
+            return KARLCodes(unit[..., 0].transpose(1, 2), halt, active, None)
+        out = self.vq(columns)
         straight = unit + (out.fhat - unit).detach()
         return KARLCodes(straight[..., 0].transpose(1, 2), halt, active, out)
 
@@ -193,10 +199,10 @@ class KARLTokenizer(VisgenModel, ImageTokenizer):
         return self.decoder(codes_BTD.to(self.dtype), grid, active_BT)
 
     def forward(
-        self, seen: Seen, bins_B: Tensor, num_tokens: int, *, halting: bool
+        self, seen: Seen, bins_B: Tensor, num_tokens: int, *, halting: bool, quantize: bool = True
     ) -> tuple[KARLCodes, Tensor]:
         """A training pass: codes and predictions, of the active codes alone if `halting`."""
-        out = self.tokenize(seen, bins_B, num_tokens)
+        out = self.tokenize(seen, bins_B, num_tokens, quantize=quantize)
         return out, self.predict(out.codes, seen.grid, out.active if halting else None)
 
     def bins(self, errors_B: Tensor) -> Tensor:

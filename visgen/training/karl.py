@@ -21,21 +21,16 @@ from visgen.data.batch import Batch
 from visgen.data.images import image_grid, to_pil
 from visgen.errors import InputError
 from visgen.nn.noise import Noise
-from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
 from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.schema import read
 from visgen.tokenizers.karl import KARLCodes, KARLTokenizer, Seen
+from visgen.training.codebook_care import CodebookCare
 from visgen.training.karl_options import KARLOptions, build_model, check_options
 from visgen.training.karl_scores import calibrate_errors, count_scores, mean_error
 from visgen.training.losses import AdversarialLoss, PatchDiscriminator, PerceptualLoss, gradient_loss
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import (
-    KEPT_VECTORS,
-    to_pixels,
-    validation_batches,
-    validation_source,
-)
+from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +76,9 @@ class KARLObjective(Objective):
         bins = torch.tensor(model.config.error_bins)
         first = (bins <= options.first_errors) if options.first_errors >= bins[0] else bins == bins[0]
         self.register_buffer("bin_law", first / first.sum())  # of the errors that EIC asks for
-        self.register_buffer("counts", torch.ones(model.config.codebook_size))
-        self.register_buffer("vectors", torch.zeros(0, model.config.code_dim), persistent=False)
+        self.care = (
+            None if model.codebook is None else CodebookCare(model.codebook, options, steps, decay=0.98)
+        )
         lpips, gan = options.perceptual, options.adversarial
         self.perceptual = PerceptualLoss(lpips.weights_path, lpips.linear_path) if lpips else None
         self.gan = AdversarialLoss(**vars(gan)) if gan else None
@@ -100,17 +96,17 @@ class KARLObjective(Objective):
         return cls(model, options, recipe.steps, validation_source(recipe, held_out))
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
-        return self._loss(to_pixels(batch.images), step, torch.Generator().manual_seed(noise_seed))
-
-    def _loss(self, images: Tensor, step: int, draws: torch.Generator) -> dict[str, Tensor]:
-        seen, learns = self.model.see(images, Noise(shared=draws)), step >= self.options.ltc_start
-        bins = self.draw_bins(len(images), draws).to(images.device)
-        passes, tokens_B = self._estimate(seen, images, bins, draws, measure=learns or not self.distills)
+        images, draws = to_pixels(batch.images), torch.Generator().manual_seed(noise_seed)
+        learns, quantize = step >= self.options.ltc_start, step >= self.options.continuous_steps
+        seen = self.model.see(images, Noise(shared=draws))
+        measure = learns or not self.distills
+        passes, tokens_B = self._estimate(seen, images, draws, measure=measure, quantize=quantize)
         values = {f"eic_{k}": torch.stack([p.terms[k] for p in passes]).mean() for k in passes[0].terms}
         seen_values: dict[str, Tensor] = {}
         if learns:
             errors = torch.cat([part.errors for part in passes if part.errors is not None])
-            ltc = self.learn_complexity(seen, images, self._ltc_bins(errors, tokens_B, draws), tokens_B)
+            bins = self._ltc_bins(errors, tokens_B, draws)
+            ltc = self.learn_complexity(seen, images, bins, tokens_B, quantize=quantize)
             values |= {f"ltc_{name}": term for name, term in ltc.terms.items()}
             counts = ltc.codes.active.sum(-1).float().mean()
             seen_values = {"eic_error": errors.mean(), "active": counts}
@@ -129,24 +125,32 @@ class KARLObjective(Objective):
         return torch.multinomial(self.bin_law.cpu(), rows, replacement=True, generator=draws)
 
     def _estimate(
-        self, seen: Seen, images: Tensor, bins_B: Tensor, draws: torch.Generator, measure: bool
+        self, seen: Seen, images: Tensor, draws: torch.Generator, **how: bool
     ) -> tuple[list[KARLPass], Tensor]:
         """EIC on each group of rows, and the T of each row."""
+        bins_B = self.draw_bins(len(images), draws).to(images.device)
         groups = min(self.options.token_groups, len(images))
         choices = self.options.token_choices
         passes, tokens = [], []
         for rows in torch.arange(len(images)).tensor_split(groups):
             count = choices[int(torch.randint(len(choices), (), generator=draws))]
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            passes.append(self.estimate_complexity(seen[part], images[part], bins_B[part], count, measure))
+            passes.append(self.estimate_complexity(seen[part], images[part], bins_B[part], count, **how))
             tokens += [count] * len(rows)
         return passes, torch.tensor(tokens, device=images.device)
 
     def estimate_complexity(
-        self, seen: Seen, images: Tensor, bins_B: Tensor, num_tokens: int, measure: bool = True
+        self,
+        seen: Seen,
+        images: Tensor,
+        bins_B: Tensor,
+        num_tokens: int,
+        *,
+        measure: bool = True,
+        quantize: bool = True,
     ) -> KARLPass:
         """The EIC pass: `num_tokens` latents, none halted, and the error they reach if it is measured."""
-        out, predicted = self.model(seen, bins_B, num_tokens, halting=False)
+        out, predicted = self.model(seen, bins_B, num_tokens, halting=False, quantize=quantize)
         halt = out.halt_logits.float()
         terms = {"halt": F.binary_cross_entropy_with_logits(halt, torch.zeros_like(halt))}
         recon = errors = None
@@ -158,12 +162,19 @@ class KARLObjective(Objective):
         return KARLPass(terms, None if errors is None else errors.detach(), recon, out)
 
     def learn_complexity(
-        self, seen: Seen, images: Tensor, bins_B: Tensor, tokens_B: Tensor, num_tokens: int | None = None
+        self,
+        seen: Seen,
+        images: Tensor,
+        bins_B: Tensor,
+        tokens_B: Tensor,
+        num_tokens: int | None = None,
+        *,
+        quantize: bool = True,
     ) -> KARLPass:
         """The LTC pass: all latents (or `num_tokens`), decoded from those that the head keeps; it should keep
         the first `tokens_B`."""
         length = self.model.config.num_tokens if num_tokens is None else num_tokens
-        out, predicted = self.model(seen, bins_B, length, halting=True)
+        out, predicted = self.model(seen, bins_B, length, halting=True, quantize=quantize)
         goes_on, halts = halting_losses(out.halt_logits, tokens_B)
         terms = {"halt": goes_on + halts}
         recon = errors = None
@@ -226,30 +237,23 @@ class KARLObjective(Objective):
 
     @torch.no_grad()
     def _observe(self, passes: Sequence[KARLCodes]) -> None:
-        """Count the codes of both passes (moving average over about 100 steps), and keep some vectors."""
+        """Show the codebook's care what was quantised, or will be."""
+        if self.care is None:
+            return
         found = [out.quantization for out in passes if out.quantization is not None]
         if found:
-            counts = sum(code_counts(out.ids, len(self.counts)) for out in found)
-            self.counts.mul_(0.99).add_(counts, alpha=float(0.01 * len(self.counts) / counts.sum()))
-            self.vectors = found[-1].residuals[-KEPT_VECTORS:].detach()
+            ids = torch.cat([out.ids.flatten() for out in found])
+            self.care.observe(torch.cat([out.residuals for out in found]), ids)
+        else:
+            self.care.observe(torch.cat([out.codes.flatten(0, 1) for out in passes]))
 
     def after_step(self, step: int) -> dict[str, float | Tensor]:
         """Ask less for errors that all images exceed, and restart dead codes."""
         if self._lowest is not None:
             self.bin_law.copy_(updated_bin_law(self.bin_law, self.model.config.error_bins, self._lowest))
-        if self.model.vq is None:
+        if self.care is None or self.model.vq is None:
             return {}
-        options = self.options
-        values: dict[str, float | Tensor] = {
-            "codebook_usage": usage(self.counts, options.restart_margin),
-            "codebook_perplexity": perplexity(self.counts),
-        }
-        due = options.restart_every and (step + 1) % options.restart_every == 0
-        if due and step < options.restart_until * self.steps:
-            codebook, draws = self.model.vq.embedding.weight.data, torch.Generator().manual_seed(step)
-            found = restart_dead_codes(codebook, self.counts, self.vectors, draws, options.restart_margin)
-            values["codes_restarted"] = float(found)
-        return values
+        return self.care.after_step(self.model.vq.embedding.weight.data, step)
 
     def samples(self, model: KARLTokenizer, batch: Batch) -> Image:
         """Eight images above their reconstructions at each of `validation_errors`."""

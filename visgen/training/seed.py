@@ -19,11 +19,12 @@ from torch import Tensor
 from visgen.data.batch import Batch
 from visgen.errors import InputError
 from visgen.nn.building import construct
-from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
+from visgen.nn.quantizers.codebook import code_counts, perplexity
 from visgen.nn.quantizers.vq import assignment_entropy
 from visgen.schema import read
 from visgen.tokenizers.flextok_blocks import sincos
 from visgen.tokenizers.seed import SEEDPass, SEEDTokenizer, vq_loss
+from visgen.training.codebook_care import CodebookCare
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
 from visgen.training.seed_heads import AuxiliaryHeads, place_queries
@@ -33,7 +34,6 @@ from visgen.training.spreading import spread_places
 from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
 
 ENCODER = ("visual_encoder", "ln_vision", "query_tokens", "qformer")  # what the paper's first stage trains
-COUNT_DECAY = 0.95  # of code counts, per step: an unused code is dead (3 % of uniform) after 70 steps
 MATRICES = ("blocks.", "blocks_image.", "encoder.layer.")  # whose 2-d weights Muon takes
 
 
@@ -113,9 +113,7 @@ class SEEDTokenizerObjective(Objective):
             )
         self.model, self.target, self.options = model, target, options
         self.steps, self.validation = steps, validation
-        size, channels = model.codebook.shape
-        self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("vectors", torch.zeros(0, channels), persistent=False)
+        self.care = CodebookCare(model.codebook, options, steps, decay=0.95)
         weights = {name: getattr(options, f"{name}_weight") for name in ("readout", "local", "vision")}
         self.heads = AuxiliaryHeads(model, target.grid, weights)
         if options.stage == "quantize":
@@ -159,34 +157,12 @@ class SEEDTokenizerObjective(Objective):
         if options.entropy_weight and quantized:
             beside["entropy"] = assignment_entropy(self.model.quantize.distances(out.vectors.flatten(0, 1)))
             total = total + options.entropy_weight * beside["entropy"]
-        self._observe(out)
+        self.care.observe(out.vectors, out.ids)
         return {"loss": total, **values, **beside}
-
-    @torch.no_grad()
-    def _observe(self, out: SEEDPass) -> None:
-        """Count codes (moving average) and keep the vectors that were quantised."""
-        counts = code_counts(out.ids, len(self.counts))
-        share = (1 - COUNT_DECAY) * len(self.counts) / counts.sum()
-        self.counts.mul_(COUNT_DECAY).add_(counts, alpha=float(share))
-        self.vectors = out.vectors.detach().flatten(0, 1)
 
     def after_step(self, step: int) -> dict[str, float | Tensor]:
         """Restart dead codes, and say how the codebook does."""
-        options = self.options
-        values: dict[str, float | Tensor] = {
-            "codebook_usage": usage(self.counts, options.restart_margin),
-            "codebook_perplexity": perplexity(self.counts),
-        }
-        done = step + 1 - options.continuous_steps
-        due = options.restart_every and done >= 0 and done % options.restart_every == 0
-        if due and step < options.restart_until * self.steps:
-            generator = torch.Generator().manual_seed(step)
-            codebook = self.model.quantize.embedding.weight.data
-            restarted = restart_dead_codes(
-                codebook, self.counts, self.vectors, generator, options.restart_margin
-            )
-            values["codes_restarted"] = float(restarted)
-        return values
+        return self.care.after_step(self.model.quantize.embedding.weight.data, step)
 
     def matrices(self, name: str, parameter: Tensor) -> bool:
         """The 2-d weights of all transformer blocks."""

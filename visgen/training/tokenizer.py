@@ -19,14 +19,15 @@ from visgen.data.images import image_grid, to_pil
 from visgen.errors import InputError
 from visgen.nn.building import construct
 from visgen.nn.model import read_config
-from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
+from visgen.nn.quantizers.codebook import code_counts, perplexity
 from visgen.pipelines.loading import load
 from visgen.schema import read
 from visgen.tokenizers import TOKENIZERS
 from visgen.tokenizers.base import ImageTokenizer
-from visgen.tokenizers.convolutional import ConvTokenizer, TokenizerPass
+from visgen.tokenizers.convolutional import ConvTokenizer
 from visgen.tokenizers.var import VARTokenizer
 from visgen.tokenizers.vq import VQTokenizer
+from visgen.training.codebook_care import CodebookCare
 from visgen.training.losses import (
     AdversarialLoss,
     PatchDiscriminator,
@@ -37,10 +38,6 @@ from visgen.training.losses import (
 )
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-
-KEPT_VECTORS = (
-    4096  # quantised vectors kept of the last batch for restarts: more than the dead codes of any batch
-)
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,7 @@ class TokenizerObjective(Objective):
     ) -> None:
         super().__init__()
         self.model, self.options, self.steps, self.validation = model, options, steps, validation
-        size, channels = model.codebook.shape
-        self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("vectors", torch.zeros(0, channels), persistent=False)
+        self.care = CodebookCare(model.codebook, options, steps)
         lpips, gan = options.perceptual, options.adversarial
         self.perceptual = PerceptualLoss(lpips.weights_path, lpips.linear_path) if lpips else None
         self.gan = AdversarialLoss(**vars(gan)) if gan else None
@@ -163,7 +158,7 @@ class TokenizerObjective(Objective):
         if out.quantization is not None:
             values["quantizer"] = out.quantization.loss
             total = total + options.quantizer_weight * out.quantization.loss
-            self._observe(out)
+            self.care.observe(out.quantization.residuals, out.quantization.ids)
         return {"loss": total, **values}
 
     def _reconstruction(self, recon: Tensor, images: Tensor) -> dict[str, Tensor]:
@@ -182,32 +177,10 @@ class TokenizerObjective(Objective):
             return None
         return self.gan.discriminator_term(to_pixels(batch.images), self._reconstructed, step)
 
-    @torch.no_grad()
-    def _observe(self, out: TokenizerPass) -> None:
-        """Count codes (moving average over about 100 steps) and keep some of the vectors that were
-        quantised."""
-        assert out.quantization is not None
-        counts = code_counts(out.quantization.ids, len(self.counts))
-        self.counts.mul_(0.99).add_(counts, alpha=float(0.01 * len(self.counts) / counts.sum()))
-        self.vectors = out.quantization.residuals[-KEPT_VECTORS:].detach()
-
     def after_step(self, step: int) -> dict[str, float | Tensor]:
         """Restart dead codes, and say how the codebook does."""
-        options = self.options
-        values: dict[str, float | Tensor] = {
-            "codebook_usage": usage(self.counts, options.restart_margin),
-            "codebook_perplexity": perplexity(self.counts),
-        }
-        done = step + 1 - options.continuous_steps
-        due = options.restart_every and done > 0 and done % options.restart_every == 0
-        if due and not options.decoder_only and step < options.restart_until * self.steps:
-            generator = torch.Generator().manual_seed(step)
-            codebook = self.model.vq.embedding.weight.data
-            restarted = restart_dead_codes(
-                codebook, self.counts, self.vectors, generator, options.restart_margin
-            )
-            values["codes_restarted"] = float(restarted)
-        return values
+        codebook, frozen = self.model.vq.embedding.weight.data, self.options.decoder_only
+        return self.care.after_step(codebook, step, frozen=frozen)
 
     def samples(self, model: ConvTokenizer, batch: Batch) -> Image:
         """Images above their reconstructions, eight of each."""
@@ -219,7 +192,7 @@ class TokenizerObjective(Objective):
         """PSNR, codebook usage and perplexity on held-out images."""
         if self.validation is None:
             return {}
-        scores, counts = [], torch.zeros_like(self.counts)
+        scores, counts = [], torch.zeros_like(self.care.counts)
         for batch in validation_batches(self.validation, self.options.validation_batches):
             images = to_pixels(batch.images.to(model.device))
             tokens = model.encode(images)
