@@ -72,13 +72,14 @@ def test_dead_codes_come_back():
         objective.model.codebook[1:] = 100.0  # far from everything: only code 0 is ever chosen
     batch = Scenes("train").batch(range(4))
     for _ in range(400):  # 0.99^400 = 0.018, below the margin of 0.03
-        objective._observe(objective.model(batch.images.float() / 127.5 - 1))
-        if usage(objective.counts) < 0.1:
+        found = objective.model(batch.images.float() / 127.5 - 1).quantization
+        objective.care.observe(found.residuals, found.ids)
+        if usage(objective.care.counts) < 0.1:
             break
-    assert usage(objective.counts) < 0.1
+    assert usage(objective.care.counts) < 0.1
     values = objective.after_step(0)
     assert values["codes_restarted"] == 31
-    assert usage(objective.counts) == 1.0
+    assert usage(objective.care.counts) == 1.0
     assert objective.model.codebook.abs().max() < 100
 
 

@@ -159,7 +159,7 @@ def test_codes_that_nobody_uses_are_restarted(target):
     batch = Scenes("train").batch(range(8))
     out = model(batch.images.float() / 127.5 - 1)
     for _ in range(80):
-        objective._observe(out)
+        objective.care.observe(out.vectors, out.ids)
     before = model.quantize.embedding.weight.detach().clone()
     values = objective.after_step(0)
     changed = (model.quantize.embedding.weight != before).any(1)

@@ -21,7 +21,9 @@ from visgen.cli.options import (
     given_length,
     given_strategy,
 )
+from visgen.cli.token_options import MaxError
 from visgen.errors import InputError
+from visgen.evaluation.metrics import GENERATION, RECONSTRUCTION
 
 if TYPE_CHECKING:
     from visgen.evaluation.options import EvaluationOptions
@@ -48,7 +50,7 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="fid, kid, is, precision, recall, adherence; tokenizers: rfid, psnr, ssim, lpips, codebook.",
+            help=f"{', '.join(GENERATION)}; tokenizers: {', '.join(RECONSTRUCTION)}.",
             metavar="NAME,NAME,…",
         ),
     ] = None,
@@ -67,6 +69,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 32,
     strategy: Strategy = None,
     num_tokens: NumTokens = None,
+    max_error: MaxError = None,
     decode_steps: DecodeSteps = None,
     decode_guidance: DecodeGuidance = None,
     dtype: Dtype = None,
@@ -107,6 +110,7 @@ def evaluate(
         batch_size=batch_size,
         strategy=strategy,
         num_tokens=num_tokens,
+        max_error=max_error,
         decode_steps=decode_steps,
         decode_guidance=decode_guidance,
         prompts=None if prompts is None else read_prompts(prompts),

@@ -9,17 +9,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Record = Mapping[str, Any]
-PERCENT = ("precision", "recall", "codebook", "adherence")
+PERCENT = ("precision", "recall", "codebook", "adherence", "within")
 DISTANCES = ("fid", "kid", "rfid")  # from 0.001 to 100, depending on the protocol
-DIGITS = {"psnr": 2, "is": 2}
+DIGITS = {"psnr": 2, "is": 2, "tokens": 1, "objects": 2}
 
 
 def score_tables(records: Sequence[Record]) -> Iterator[Table]:
-    """One row per record; below it what stands beside a FID, and adherence by attribute and kind."""
+    """One row per record; below it what stands beside a FID, what tokens go with, and adherence by attribute
+    and kind."""
     yield _overview(records)
     for record in records:
         if "beside" in record["metrics"].get("fid", {}):
             yield _beside(record)
+        if "objects" in record["metrics"].get("tokens", {}):
+            yield _tokens(record)
         if "shares" in record["metrics"].get("adherence", {}):
             yield _adherence(record)
 
@@ -76,6 +79,14 @@ def _beside(record: Record) -> Table:
     if beside["real"] is not None:
         sides = " and ".join(map(str, beside["real_counts"]))
         out.add_row(f"real ({sides} images): the floor", number("fid", beside["real"]))
+    return out
+
+
+def _tokens(record: Record) -> Table:
+    score = record["metrics"]["tokens"]
+    out = _table(f"{record['subject']['name']}: tokens of an image", "", "tokens")
+    out.add_row("mean", number("tokens", score["value"]))
+    out.add_row("rank correlation with the number of objects", number("objects", score["objects"]))
     return out
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from visgen.evaluation.bootstrap import FID_MAX_DIMS
-from visgen.evaluation.metrics import ROW_METRICS
-from visgen.evaluation.pairs import psnr, ssim
+from visgen.evaluation.metrics import ERROR_METRICS, ROW_METRICS
+from visgen.evaluation.pairs import l1, psnr, ssim
 from visgen.evaluation.passes import Part, Pass, run_pass
 from visgen.evaluation.plan import Plan
 from visgen.evaluation.real import RealSide, keep_features
+from visgen.evaluation.references import SCENES
 from visgen.evaluation.scores import (
     Entries,
     adherence_entry,
     beside_fid,
+    error_scores,
     generation_scores,
     reconstruction_scores,
+    tokens_entry,
 )
 from visgen.evaluation.setting import Setting
 from visgen.evaluation.subjects import Subject
@@ -56,13 +60,15 @@ def see_reconstructed(subject: Subject, plan: Plan, setting: Setting) -> Pass | 
 
     def work(indices: list[int], part: Part) -> None:
         real = setting.reference.images(indices, subject.image_size)
-        made, ids = subject.reconstruct(real)
+        made, tokens = subject.reconstruct(real)
         part.keep_images(made, whole=plan.wants("adherence"))
         if plan.wants("rfid"):
             keep_features(part, indices, setting.extractor(made).features, rows)
         part.keep(**_similarity(made, real, plan, setting))
-        if plan.wants("codebook") and ids is not None and subject.codebook_size is not None:
-            part.add(codes=code_counts(ids, subject.codebook_size).long())
+        if plan.wants("tokens"):
+            part.keep(tokens=tokens.lengths)
+        if plan.wants("codebook") and tokens.ids is not None and subject.codebook_size is not None:
+            part.add(codes=code_counts(_present(tokens.ids, tokens.mask), subject.codebook_size).long())
 
     title = f"{subject.name} reconstructs"
     return run_pass(plan.count, work, setting.processes, setting.options.batch_size, title)
@@ -74,7 +80,22 @@ def _similarity(made: Tensor, real: Tensor, plan: Plan, setting: Setting) -> dic
     values = {name: measure(made, real) for name, measure in measures.items() if plan.wants(name)}
     if plan.wants("lpips"):
         values["lpips"] = setting.lpips(made, real)
+    if plan.wants(*ERROR_METRICS):
+        values["l1"] = l1(made, real)
     return values
+
+
+def _present(ids: Tensor, mask: Tensor | None) -> Tensor:
+    """The ids that are decoded: what stands where a token was switched off is never seen."""
+    return ids if mask is None else ids[mask]
+
+
+def _objects(plan: Plan, setting: Setting) -> Tensor | None:
+    """Number of objects of the images 0 … N − 1, (N,); None unless the reference knows scenes."""
+    if not setting.reference.name.startswith(SCENES):
+        return None
+    scenes = setting.reference.scenes(range(plan.count))
+    return torch.tensor([len(scene.objects) for scene in scenes])
 
 
 def score(
@@ -92,6 +113,9 @@ def score(
         entries |= generation_scores(plan, made, real, setting.protocol, seed)
     if pairs is not None:
         entries |= reconstruction_scores(plan, pairs, real, seed)
+        entries |= error_scores(plan, pairs, setting.options.max_error, seed)
+        if plan.wants("tokens"):
+            entries["tokens"] = tokens_entry(pairs, _objects(plan, setting), seed)
     beside_fid(entries, real)
     if made is not None and plan.wants("adherence"):
         images = {"generated": made.rows["images"]}

@@ -44,11 +44,24 @@ METRICS: dict[str, Metric] = {
         Metric("ssim", True, generated=False, real_images=True),
         Metric("lpips", False, generated=False, real_images=True),
         Metric("codebook", True, generated=False, real_images=True),
+        Metric("l1", False, generated=False, real_images=True),
+        Metric("l1_p90", False, generated=False, real_images=True),
+        Metric("within", True, generated=False, real_images=True),
+        Metric("tokens", False, generated=False, real_images=True),
     )
 }
+GENERATION = tuple(name for name, metric in METRICS.items() if metric.generated)
+RECONSTRUCTION = tuple(name for name, metric in METRICS.items() if not metric.generated)
 
 # Kept as feature rows beside mean and covariance
 ROW_METRICS = ("kid", "precision", "recall")
+# Made of the error of each image
+ERROR_METRICS = ("l1", "l1_p90", "within")
+
+
+def listed(names: Sequence[str], word: str) -> str:
+    """Two names or more as a sentence has them: "a, b and c", where `word` is "and"."""
+    return f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def parse_metrics(text: str | Sequence[str]) -> tuple[str, ...]:

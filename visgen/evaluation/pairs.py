@@ -34,6 +34,14 @@ def ssim(made: Tensor, real: Tensor) -> Tensor:
     return values.reshape(len(made))
 
 
+def l1(made: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute error of uint8 images (B, 3, H, W) on pixels in [0, 1], float64 (B,).
+
+    In float64 an error of exactly 0.1 is not above 0.1.
+    """
+    return (made.int() - real.int()).abs().flatten(1).double().mean(1) / 255
+
+
 class Lpips:
     """LPIPS of uint8 images; weights by path.
 

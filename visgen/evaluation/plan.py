@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from visgen.errors import InputError
-from visgen.evaluation.metrics import METRICS
+from visgen.evaluation.metrics import METRICS, RECONSTRUCTION, listed
 from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.protocols import EvaluationProtocol
 from visgen.evaluation.references import SCENES, Reference, StatisticsReference
@@ -106,9 +106,15 @@ def _check_subject(plan: Plan, reference: Reference, subject: Subject, options: 
     if options.prompts is not None and kind != "text":
         raise InputError(f"--prompts is for models that draw text, which {name!r} does not; leave it out")
     if kind == "tokenizer" and plan.generated:
-        raise InputError(f"{name!r} only reconstructs; ask for rfid, psnr, ssim, lpips or codebook")
+        raise InputError(f"{name!r} only reconstructs; ask for {listed(RECONSTRUCTION, 'or')}")
     if kind == "folder" and plan.reconstructed:
-        raise InputError(f"{name!r} is a folder of images; rfid, psnr, ssim, lpips and codebook need a model")
+        raise InputError(f"{name!r} is a folder of images; {listed(RECONSTRUCTION, 'and')} need a model")
+    if options.max_error is not None and plan.generated:
+        drawn = next(metric for metric in plan.metrics if METRICS[metric].generated)
+        raise InputError(
+            f"--max-error {options.max_error:g} is for reconstructions, and metric {drawn} judges generated "
+            f"images; ask for {listed(RECONSTRUCTION, 'or')} alone"
+        )
     if kind == "class" and plan.needs_reference and reference.name.startswith(SCENES):
         raise InputError(
             f"--reference {reference.name!r}: {name!r} draws classes, no scenes; give a folder of images "
@@ -136,6 +142,8 @@ def _check_metric(
         )
     if name == "lpips" and options.lpips_weights is None:
         raise InputError("metric lpips needs --lpips-weights PATH, torchvision's vgg16 state dict")
+    if name == "within" and options.max_error is None:
+        raise InputError("metric within needs --max-error E, which images are to keep; add it, or ask for l1")
     if name == "adherence":
         reference.scenes([0])
         if options.prompts is not None:

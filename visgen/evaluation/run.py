@@ -68,6 +68,7 @@ def evaluate(
                 options.strategy,
                 options.num_tokens,
                 options.decoding,
+                options.max_error,
             )
             plan = make_plan(options, setting.protocol, setting.reference, subject)
         with clock("reference"):

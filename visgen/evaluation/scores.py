@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor
 from visgen.data.scenes.scene import Scene
 from visgen.evaluation.bootstrap import FID_MAX_DIMS, Interval, mean_interval, resampled_interval
 from visgen.evaluation.distances import inception_score, kid, precision_recall
-from visgen.evaluation.metrics import METRICS
+from visgen.evaluation.metrics import ERROR_METRICS, METRICS
 from visgen.evaluation.passes import Pass
 from visgen.evaluation.plan import Plan
 from visgen.evaluation.protocols import EvaluationProtocol
+from visgen.evaluation.rank import spearman
 from visgen.evaluation.real import RealSide
 from visgen.evaluation.statistics import FeatureStatistics, FeatureSums, frechet_distance
 from visgen.nn.quantizers.codebook import perplexity
@@ -86,11 +88,47 @@ def reconstruction_scores(plan: Plan, pairs: Pass, real: RealSide | None, seed: 
         out["rfid"] = frechet_entry("rfid", pairs, real, seed)
     for name in ("psnr", "ssim", "lpips"):
         if plan.wants(name):
-            values = pairs.rows[name].double().numpy()
-            out[name] = entry(name, float(values.mean()), pairs.count, mean_interval(values, seed))
+            out[name] = mean_entry(name, pairs.rows[name], seed)
     if plan.wants("codebook"):
         out["codebook"] = codebook_entry(pairs.sums["codes"], pairs.count)
     return out
+
+
+def mean_entry(
+    name: str, values: Tensor, seed: int, least: float = -math.inf, most: float = math.inf, **details: Any
+) -> dict[str, Any]:
+    """The mean of values (N,) and its interval, which is cut to what a mean can be, `least` to `most`."""
+    rows = values.double().numpy()
+    low, high = mean_interval(rows, seed)
+    return entry(name, float(rows.mean()), len(rows), (max(least, low), min(most, high)), details)
+
+
+def error_scores(plan: Plan, pairs: Pass, max_error: float | None, seed: int) -> Entries:
+    """Mean and 90th percentile of the images' errors, and the share not above `max_error`, where asked for."""
+    out: Entries = {}
+    if not plan.wants(*ERROR_METRICS):
+        return out
+    errors = pairs.rows["l1"]
+    if plan.wants("l1"):
+        out["l1"] = mean_entry("l1", errors, seed, least=0.0)
+    if plan.wants("l1_p90"):
+        value = _percentile_90(errors.numpy())
+        low, high = resampled_interval(value, errors.numpy(), _percentile_90, seed)
+        out["l1_p90"] = entry("l1_p90", value, pairs.count, (max(0.0, low), high))
+    if max_error is not None and plan.wants("within"):
+        out["within"] = mean_entry("within", errors <= max_error, seed, least=0.0, most=1.0)
+    return out
+
+
+def _percentile_90(values: np.ndarray) -> float:
+    return float(np.quantile(values, 0.9))
+
+
+def tokens_entry(pairs: Pass, objects: Tensor | None, seed: int) -> dict[str, Any]:
+    """Mean number of tokens of an image; where known, its rank correlation with the number of objects (N,)."""
+    counts = pairs.rows["tokens"]
+    details = {} if objects is None else {"objects": spearman(counts, objects)}
+    return mean_entry("tokens", counts, seed, least=0.0, **details)
 
 
 def codebook_entry(counts: Tensor, images: int) -> dict[str, Any]:

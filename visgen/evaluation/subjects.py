@@ -17,6 +17,7 @@ from visgen.checkpoints.catalogue import CATALOGUE
 from visgen.data.images import read_image
 from visgen.data.listing import list_images
 from visgen.errors import InputError, shown
+from visgen.evaluation.metrics import RECONSTRUCTION, listed
 from visgen.pipelines.assets import shipped_models
 from visgen.pipelines.fingerprint import weights_digest
 from visgen.pipelines.flow_decoding import decoding_request, length_facts
@@ -27,6 +28,7 @@ from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.pipelines.seed_llama import find_seed_llama
 from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.pipelines.transformers_models import find_transformers
+from visgen.tokenizers.tokens import ImageTokens
 
 Captions = Callable[[Sequence[int]], Sequence[str]]
 
@@ -57,8 +59,8 @@ class Subject(ABC):
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
         """uint8 images (B, 3, H, W); image i is drawn from (seed, i), whatever its batch."""
 
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """uint8 images through the tokenizer and back, and their token ids (None if continuous).
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, ImageTokens]:
+        """uint8 images through the tokenizer and back, and their tokens.
 
         Raises:
             InputError: there is no tokenizer.
@@ -81,9 +83,11 @@ class ModelSubject(Subject):
         strategy: how a next-token model decodes; None = one token after another.
         num_tokens: of each image, generated or reconstructed, for models of 1-D tokens; None = all.
         decoding: keywords of `FlowSampling` for decoders that start from noise; None = the tokenizer's own.
+        max_error: of reconstructions, for tokenizers that choose the number of tokens by it; generated images
+            do not depend on it. None = the tokenizer's own.
 
     Raises:
-        InputError: a strategy, a number of tokens or keywords for a model that takes none.
+        InputError: a strategy, a number of tokens, an error or keywords for a model that takes none.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class ModelSubject(Subject):
         strategy: str | None = None,
         num_tokens: int | None = None,
         decoding: Mapping[str, Any] | None = None,
+        max_error: float | None = None,
     ) -> None:
         pipe.set_progress_bar_config(disable=True)
         kinds = {"TextToImagePipeline": "text", "ClassToImagePipeline": "class"}
@@ -106,16 +111,17 @@ class ModelSubject(Subject):
         if strategy is not None and self.kind == "tokenizer":
             raise InputError(f"--strategy {shown(strategy)}: {name!r} draws nothing; leave it out")
         strategy_request(pipe, strategy, None)
-        pipe.tokenizer.check_knobs(num_tokens, None)
+        pipe.tokenizer.check_knobs(num_tokens, max_error)
         if self.kind != "tokenizer":
             pipe.generator.check_num_tokens(num_tokens)
-        self._length = length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
-        self._decoding = strategy_facts(strategy, None) | self._length
+        length = length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
+        self._decoding = strategy_facts(strategy, None) | length
+        self._knobs = length | ({} if max_error is None else {"max_error": max_error})
 
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
         """Images of the captions of these indices, or of the classes i mod their number."""
         if self.kind == "tokenizer":
-            raise InputError(f"{self.name!r} only reconstructs; ask for rfid, psnr, ssim, lpips or codebook")
+            raise InputError(f"{self.name!r} only reconstructs; ask for {listed(RECONSTRUCTION, 'or')}")
         classes = self.kind == "class"
         subjects = [i % self._pipe.num_classes for i in indices] if classes else list(captions(indices))
         # One shape whatever the count and the number of processes: rounding depends on it, and with rounding,
@@ -131,10 +137,10 @@ class ModelSubject(Subject):
         self.sampling = made.settings["sampling"]
         return stack(made.images)
 
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The tokenizer's images, (B, 3, s, s), and their ids."""
-        made = self._reconstruct(list(images), **self._length)
-        return stack(made.images), made.tokens.ids
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, ImageTokens]:
+        """The tokenizer's images, (B, 3, s, s), and their tokens."""
+        made = self._reconstruct(list(images), **self._knobs)
+        return stack(made.images), made.tokens
 
     @property
     def codebook_size(self) -> int | None:
@@ -191,14 +197,16 @@ def open_subject(
     strategy: str | None = None,
     num_tokens: int | None = None,
     decoding: Mapping[str, Any] | None = None,
+    max_error: float | None = None,
 ) -> Subject:
     """The subject of a name: a model as for `visgen.load`, or a folder of images.
 
     Raises:
-        InputError: neither, or options of decoding for what decodes nothing.
+        InputError: neither, or options of tokens and decoding for what has none.
     """
     if is_image_folder(name):
-        asked = {"--strategy": strategy, "--num-tokens": num_tokens, "--decode-…": decoding}
+        lengths = {"--num-tokens": num_tokens, "--max-error": max_error}
+        asked = {"--strategy": strategy, **lengths, "--decode-…": decoding}
         for option, value in asked.items():
             if value is not None:
                 raise InputError(f"{option} {shown(value)}: {name!r} is a folder of images; leave it out")
@@ -206,4 +214,4 @@ def open_subject(
     pipe = visgen.load(name, dtype=dtype, device=device, local_files_only=offline)
     if isinstance(pipe, InterleavedPipeline):
         pipe = pipe.drawer()
-    return ModelSubject(name, pipe, batch_size, strategy, num_tokens, decoding)
+    return ModelSubject(name, pipe, batch_size, strategy, num_tokens, decoding, max_error)

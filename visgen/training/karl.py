@@ -70,7 +70,7 @@ class KARLObjective(Objective):
     ) -> None:
         super().__init__()
         check_options(options, model)
-        self.model, self.options, self.steps, self.validation = model, options, steps, validation
+        self.model, self.options, self.validation = model, options, validation
         self.distills = options.stage == "distill"
         model.base_tokenizer.requires_grad_(not self.distills)
         bins = torch.tensor(model.config.error_bins)

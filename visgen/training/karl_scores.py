@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from visgen.data.batch import Batch
+from visgen.evaluation.rank import spearman
 from visgen.tokenizers.karl import KARLTokenizer
 from visgen.training.tokenizer import to_pixels
 
@@ -15,20 +16,6 @@ from visgen.training.tokenizer import to_pixels
 def mean_error(recon: Tensor, images: Tensor) -> Tensor:
     """Mean absolute error of each image on [0, 1] pixels (B,), of images in [-1, 1]."""
     return (recon.float() - images.float()).abs().flatten(1).mean(1) / 2
-
-
-def ranks(values: Tensor) -> Tensor:
-    """Ranks from 0 of values (N,), float64; equal values share their mean rank."""
-    _, where, counts = values.unique(sorted=True, return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return (ends - (counts.double() + 1) / 2)[where]
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two (N,); 0 where one of them is constant."""
-    x, y = (r - r.mean() for r in (ranks(a), ranks(b)))
-    scale = x.norm() * y.norm()
-    return float((x * y).sum() / scale) if float(scale) > 0 else 0.0
 
 
 @torch.no_grad()

@@ -20,9 +20,7 @@ from visgen.data.batch import Batch
 from visgen.errors import InputError
 from visgen.nn.building import construct
 from visgen.nn.quantizers.codebook import code_counts, perplexity
-from visgen.nn.quantizers.vq import assignment_entropy
 from visgen.schema import read
-from visgen.tokenizers.flextok_blocks import sincos
 from visgen.tokenizers.seed import SEEDPass, SEEDTokenizer, vq_loss
 from visgen.training.codebook_care import CodebookCare
 from visgen.training.objective import Objective
@@ -30,7 +28,6 @@ from visgen.training.recipe import Recipe
 from visgen.training.seed_heads import AuxiliaryHeads, place_queries
 from visgen.training.seed_probe import probe_accuracy
 from visgen.training.seed_targets import EmbeddingTarget, TargetSpec, build_target
-from visgen.training.spreading import spread_places
 from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
 
 ENCODER = ("visual_encoder", "ln_vision", "query_tokens", "qformer")  # what the paper's first stage trains
@@ -48,12 +45,9 @@ class SEEDOptions:
         target: what the image embedding is distilled from.
         vq_weight, embedding_weight, rebuilt_weight: of the quantizer's loss, the squared error of the
             embedding, and 1 − cosine of the rebuilt states (models with `auxiliary`); the paper's 5, 0.5, 2.
-        entropy_weight: of `assignment_entropy`, which keeps codes from collapsing onto a few.
         readout_weight, local_weight, vision_weight: of linear layers that predict the target from all codes,
             from each cell's codes, and from each cell's patches, see `AuxiliaryHeads`. With local_weight,
             new models start by `place_queries`.
-        spread_queries: start each query, and the positions of patches, from the sine-cosine position of
-            another place of the grid.
         continuous_steps: first steps without quantising, so that vectors spread before codes are placed.
         restart_every: steps between restarts of dead codes, 0 = never; `restart_until` is a fraction of the
             run.
@@ -69,11 +63,9 @@ class SEEDOptions:
     vq_weight: float = 5.0
     embedding_weight: float = 0.5
     rebuilt_weight: float = 2.0
-    entropy_weight: float = 0.0
     readout_weight: float = 0.0
     local_weight: float = 0.0
     vision_weight: float = 0.0
-    spread_queries: bool = False
     continuous_steps: int = 0
     restart_every: int = 20
     restart_until: float = 0.75
@@ -112,7 +104,7 @@ class SEEDTokenizerObjective(Objective):
                 f"model.embedding_dim={model.config.embedding_dim} must be {target.dim}, the target's"
             )
         self.model, self.target, self.options = model, target, options
-        self.steps, self.validation = steps, validation
+        self.validation = validation
         self.care = CodebookCare(model.codebook, options, steps, decay=0.95)
         weights = {name: getattr(options, f"{name}_weight") for name in ("readout", "local", "vision")}
         self.heads = AuxiliaryHeads(model, target.grid, weights)
@@ -134,8 +126,6 @@ class SEEDTokenizerObjective(Objective):
             take_weights(model, options.init)
         elif options.local_weight and target.grid is not None:
             place_queries(model, target.grid)
-        elif options.spread_queries:
-            spread_queries(model)
         size = getattr(data, "image_size", model.pixel_size)
         if size != model.pixel_size:
             raise InputError(
@@ -154,9 +144,6 @@ class SEEDTokenizerObjective(Objective):
         passed = out.vectors + (out.codes - out.vectors).detach() if quantized else out.vectors
         beside = self.heads(out, passed * self.model.code_scale, target)
         total = weighted_sum(values, options, quantized) + self.heads.total(beside)
-        if options.entropy_weight and quantized:
-            beside["entropy"] = assignment_entropy(self.model.quantize.distances(out.vectors.flatten(0, 1)))
-            total = total + options.entropy_weight * beside["entropy"]
         self.care.observe(out.vectors, out.ids)
         return {"loss": total, **values, **beside}
 
@@ -198,23 +185,6 @@ class SEEDTokenizerObjective(Objective):
         parts = self.model.named_children()
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts}
         return super().summary() | {f"parameters_{k}": v for k, v in counts.items()}
-
-
-@torch.no_grad()
-def spread_queries(model: SEEDTokenizer) -> None:
-    """Give patches sine-cosine positions, and each query the position vector of one of Q places of the grid,
-    row by row: the cells of a `SceneEmbedding` then are runs of queries, as `AuxiliaryHeads` has them.
-
-    Raises:
-        InputError: queries that are not as wide as the vision transformer.
-    """
-    positions, queries = model.visual_encoder.pos_embed, model.query_tokens  # (1, 1 + h·w, D), (1, Q, D)
-    if positions.shape[-1] != queries.shape[-1]:
-        raise InputError("options.spread_queries needs a hidden_size equal to vision_width")
-    side = model.config.image_size // model.config.patch_size
-    table = sincos(positions.shape[-1], (side, side))[0]
-    positions[0, 1:].copy_(table.flatten(1).T)
-    queries[0].copy_(spread_places(table, queries.shape[1]))
 
 
 def distillation_losses(out: SEEDPass, target: Tensor) -> dict[str, Tensor]:

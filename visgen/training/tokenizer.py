@@ -115,7 +115,7 @@ class TokenizerObjective(Objective):
         self, model: ConvTokenizer, options: TokenizerOptions, steps: int, validation: Any = None
     ) -> None:
         super().__init__()
-        self.model, self.options, self.steps, self.validation = model, options, steps, validation
+        self.model, self.options, self.validation = model, options, validation
         self.care = CodebookCare(model.codebook, options, steps)
         lpips, gan = options.perceptual, options.adversarial
         self.perceptual = PerceptualLoss(lpips.weights_path, lpips.linear_path) if lpips else None
