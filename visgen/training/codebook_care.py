@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from visgen.nn.quantizers.codebook import code_counts, perplexity, restart_dead_codes, usage
+from visgen.nn.quantizers.codebook import average_counts, perplexity, restart_dead_codes, usage
 
 KEPT_VECTORS = 4096  # vectors kept for restarts: of several batches where a batch holds fewer
 
@@ -65,9 +65,7 @@ class CodebookCare(nn.Module):
         self.vectors.copy_(torch.cat([self.vectors[len(new) :], new]))
         self.kept.add_(len(new)).clamp_(max=KEPT_VECTORS)
         if ids is not None:
-            counts = code_counts(ids, len(self.counts))
-            share = (1 - self.decay) * len(self.counts) / counts.sum()
-            self.counts.mul_(self.decay).add_(counts, alpha=float(share))
+            average_counts(self.counts, ids, self.decay)
 
     @torch.no_grad()
     def after_step(self, codebook: Tensor, step: int, *, frozen: bool = False) -> dict[str, float | Tensor]:

@@ -27,13 +27,14 @@ class KARLOptions:
         base: a model whose `VQTokenizer` becomes the base, weights included (base.kind "vq").
         init: KARL folder to start from; the recipe's model section must then be empty.
         spread_latents: start each of the `num_tokens` latents, in encoder and decoder, from the sine-cosine
-            position of another place of the grid, and the position tables from those positions.
+            position of another place of the grid instead of noise, so that each begins with a region of its
+            own, and the position tables from those positions.
         fan_in_init: start linear layers and convolutions with deviations of 1 / sqrt(fan-in) instead of the
             paper's 0.02, with which codes of a few channels are not heard beside positions.
         token_choices: counts T of the EIC pass, drawn uniformly.
         token_groups: parts of a batch that draw their own T; each costs a forward pass of its own.
         ltc_start: first step of the LTC pass (paper: 0); until tokens say something, errors tell no counts,
-            and steps without it cost less than half.
+            and steps without it are cheaper.
         continuous_steps: first steps without quantising, so that vectors spread before codes are placed on
             them; a small model that quantises from the first step learns little more than mean colours.
         first_errors: bins up to this error are what EIC asks for at first.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,15 +19,18 @@ from visgen.data.scenes.scene import Scene
 from visgen.errors import InputError
 from visgen.evaluation.scenes.adherence import evaluate_adherence
 from visgen.nn.building import construct
+from visgen.nn.flow import SigmaLaw
 from visgen.nn.model import read_config, read_weights
 from visgen.nn.noise import Noise
 from visgen.schema import read
+from visgen.tokenizers.flextok_blocks import sincos
 from visgen.tokenizers.latents import VQCodec
 from visgen.tokenizers.renderers.flow import FlowRenderer
 from visgen.tokenizers.seed import SEEDTokenizer
 from visgen.tokenizers.vq import VQTokenizer
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
+from visgen.training.spreading import spread_places
 from visgen.training.tokenizer import load_tokenizer, to_pixels, validation_batches, validation_source
 
 MEASURED = 256  # pictures that give the scale of embeddings
@@ -42,6 +46,9 @@ class RendererOptions:
             `AutoencoderKL`.
         init: `FlowRenderer` folder to go on from.
         condition_dropout: fraction of rows trained without their embedding, for guidance.
+        sigma: law of the share of noise.
+        spread_condition: start the latents from the sine-cosine positions of their grid, and each part of the
+            embedding from that of another place: parts that stand for cells then begin beside them.
         validation_batches: batches of 64 of the validation split, scored by loss; 0 = none.
         adherence_scenes: held-out scenes, all kinds equally often, that are tokenised, drawn again and judged
             by the shipped checker; 0 = none. Scenes data only.
@@ -51,6 +58,8 @@ class RendererOptions:
     codec: str
     init: str | None = None
     condition_dropout: float = 0.1
+    sigma: SigmaLaw = field(default_factory=lambda: SigmaLaw(stratified=True))
+    spread_condition: bool = False
     validation_batches: int = 0
     adherence_scenes: int = 0
 
@@ -106,14 +115,16 @@ class SEEDRendererObjective(Objective):
         }
         model = construct(FlowRenderer, told | recipe.model, "model")
         model.autoencoder.load_state_dict(state)
+        if options.spread_condition:
+            spread_condition(model)
         return model
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
         images = to_pixels(batch.images)
         generator = torch.Generator().manual_seed(noise_seed)
         embeddings = self.tokenizer.decode_embedding(self.tokenizer.encode(images))
-        dropout = self.options.condition_dropout
-        loss = self.model.loss(images, embeddings, dropout=dropout, generator=generator)
+        how = {"dropout": self.options.condition_dropout, "law": self.options.sigma}
+        loss = self.model.loss(images, embeddings, **how, generator=generator)
         return {"loss": loss}
 
     def redrawn(self, model: FlowRenderer, images: Tensor, first: int = 0) -> Tensor:
@@ -160,6 +171,16 @@ class SEEDRendererObjective(Objective):
         """Parameter counts; those of the frozen autoencoder apart."""
         frozen = sum(p.numel() for p in self.model.autoencoder.parameters())
         return super().summary() | {"parameters_codec": frozen}
+
+
+@torch.no_grad()
+def spread_condition(model: FlowRenderer) -> None:
+    """Give latents the positions of their grid, and the embedding's parts places of it, row by row."""
+    tokens, positions = model.embedding_tokens, model.pos_embed  # (1, n, C), (1, h · w, C)
+    side = math.isqrt(positions.shape[1])
+    table = 0.5 * sincos(positions.shape[-1], (side, side))[0]  # as large as the noise they are added to
+    positions.copy_(table.flatten(1).T[None])
+    tokens.bias.copy_(spread_places(table, tokens.bias.shape[1])[None])
 
 
 @torch.no_grad()
