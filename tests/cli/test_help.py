@@ -41,7 +41,7 @@ OPTIONS = {
     | (COMMON - {"--output", "-o"}),
     "evaluate": {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
     | {"--prompts", "--batch-size", "--strategy", "--dtype", "--device", "--offline", "--save-statistics"}
-    | {"--num-tokens", "--decode-steps", "--decode-guidance"}
+    | {"--num-tokens", "--max-error", "--decode-steps", "--decode-guidance"}
     | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
     "models": {"--json", "--help", "-h"},

@@ -72,7 +72,13 @@ def test_the_number_of_images_ends_where_captions_prompts_or_pairs_do(pictures):
         ("text", {"prompts": ("a",) * 9, "metrics": "adherence"}, "leave --prompts out"),
         ("tokenizer", {"metrics": "fid"}, "only reconstructs"),
         ("tokenizer", {"metrics": "codebook", "codes": None}, "no codebook"),
+        ("tokenizer", {"metrics": "fid"}, "rfid, psnr, .*l1.* or tokens"),
         ("folder", {"length": 9, "metrics": "psnr"}, "need a model"),
+        ("folder", {"length": 9, "metrics": "l1,tokens"}, "codebook, .*l1.* and tokens need a model"),
+        ("tokenizer", {"metrics": "l1,within"}, "within needs --max-error"),
+        ("class", {"reference": "npz", "metrics": "tokens"}, "tokens needs the reference's images"),
+        ("text", {"max_error": 0.1}, "--max-error 0.1 is for reconstructions, and metric fid judges"),
+        ("text", {"max_error": 0.1, "metrics": "l1,adherence"}, "metric adherence judges generated images"),
     ],
 )
 def test_what_cannot_be_is_refused(kind, options, words, pictures, npz):
@@ -92,7 +98,7 @@ def test_metrics_and_protocols_by_name():
     with pytest.raises(UnknownNameError, match="adm"):
         get_protocol("amd")
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
-        *("fid", "kid", "rfid", "lpips")
+        *("fid", "kid", "rfid", "lpips", "l1", "l1_p90", "tokens")
     }
 
 

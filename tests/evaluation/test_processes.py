@@ -18,7 +18,7 @@ def run(*words, cwd):
 
 
 def test_the_number_of_processes_changes_nothing(models, pictures, tmp_path):
-    metrics = "fid,kid,precision,recall,is,rfid,psnr,codebook"
+    metrics = "fid,kid,precision,recall,is,rfid,psnr,codebook,l1,l1_p90,tokens"
     options = [
         "--reference",
         pictures,

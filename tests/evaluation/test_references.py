@@ -83,7 +83,8 @@ def test_a_model_of_classes_draws_them_in_turn(models):
 def test_reconstructions_are_those_of_the_pipeline(models, pictures):
     subject = open_subject(str(models / "tokenizer"), batch_size=4)
     real = open_reference(str(pictures)).images([0, 1], 16)
-    made, ids = subject.reconstruct(real)
+    made, tokens = subject.reconstruct(real)
     again, _ = subject.reconstruct(real[1:])
     assert made.shape == real.shape and made.dtype == torch.uint8 and torch.equal(made[1:], again)
-    assert ids.shape == (2, 1 + 4 + 16) and ids.max() < subject.codebook_size == 32
+    assert tokens.ids.shape == (2, 1 + 4 + 16) and tokens.ids.max() < subject.codebook_size == 32
+    assert tokens.lengths.tolist() == [21, 21]

@@ -205,7 +205,7 @@ def test_it_is_evaluated_as_a_model_of_text(folder: Path) -> None:
     assert subject.codebook_size == CODES
     images = subject.generate([0, 1], lambda rows: ["a red circle"] * len(rows), 0)
     assert images.shape == (2, 3, 64, 64)
-    assert subject.reconstruct(images)[1].shape == (2, LENGTH)
+    assert subject.reconstruct(images)[1].ids.shape == (2, LENGTH)
 
 
 def test_a_model_without_renderer_only_reads(tmp_path: Path) -> None:

@@ -214,8 +214,8 @@ def test_an_evaluated_model_draws_and_reconstructs_with_so_many_tokens(pipe):
     expected = pipe(PROMPTS[:2], seed=0, ordinals=[0, 1], num_tokens=3, decoding=steps)
     assert same(expected.images, [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in made])
     images = torch.from_numpy(np.array(random_picture())).permute(2, 0, 1)[None]
-    found, ids = subject.reconstruct(images)
-    assert ids.shape == (1, 3)
+    found, tokens = subject.reconstruct(images)
+    assert tokens.ids.shape == (1, 3)
     tokenizer = pipe.tokenizer
     plain = tokenizer.decode(
         tokenizer.encode(tokenizer.preprocess(random_picture()), num_tokens=3),

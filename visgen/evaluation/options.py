@@ -25,8 +25,8 @@ class EvaluationOptions:
         batch_size: images at once; always that many, the last ones padded.
         strategy: how next-token models decode, a name or "NAME:VALUE"; None = one token after another.
         num_tokens: of each image, generated and reconstructed, for models of 1-D tokens; None = all.
-        max_error: mean absolute error of [0, 1] pixels that reconstructions may have, for tokenizers that choose
-            the number of tokens by it; None = the tokenizer's own.
+        max_error: mean absolute error of [0, 1] pixels that reconstructions may have, for tokenizers that
+            choose the number of tokens by it; None = the tokenizer's own.
         decode_steps, decode_guidance: of decoders that start from noise; None = the tokenizer's own.
         prompts: what image i shows, for text models; None = the captions of the reference's images i.
         device, dtype, offline: as for `visgen.load`; device None = the CPU, or this process's own one.

@@ -112,7 +112,7 @@ def _check_subject(plan: Plan, reference: Reference, subject: Subject, options: 
     if options.max_error is not None and plan.generated:
         drawn = next(metric for metric in plan.metrics if METRICS[metric].generated)
         raise InputError(
-            f"--max-error {options.max_error:g} is for reconstructions, and metric {drawn} judges generated "
+            f"--max-error {options.max_error} is for reconstructions, and metric {drawn} judges generated "
             f"images; ask for {listed(RECONSTRUCTION, 'or')} alone"
         )
     if kind == "class" and plan.needs_reference and reference.name.startswith(SCENES):
@@ -143,7 +143,7 @@ def _check_metric(
     if name == "lpips" and options.lpips_weights is None:
         raise InputError("metric lpips needs --lpips-weights PATH, torchvision's vgg16 state dict")
     if name == "within" and options.max_error is None:
-        raise InputError("metric within needs --max-error E, which images are to keep; add it, or ask for l1")
+        raise InputError("metric within needs --max-error E, the error that images may have; or ask for l1")
     if name == "adherence":
         reference.scenes([0])
         if options.prompts is not None:

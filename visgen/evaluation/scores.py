@@ -104,7 +104,7 @@ def mean_entry(
 
 
 def error_scores(plan: Plan, pairs: Pass, max_error: float | None, seed: int) -> Entries:
-    """Mean and 90th percentile of the images' errors, and the share not above `max_error`, where asked for."""
+    """Mean and 90th percentile of the images' errors, and the share not above `max_error`, if asked for."""
     out: Entries = {}
     if not plan.wants(*ERROR_METRICS):
         return out
@@ -125,7 +125,7 @@ def _percentile_90(values: np.ndarray) -> float:
 
 
 def tokens_entry(pairs: Pass, objects: Tensor | None, seed: int) -> dict[str, Any]:
-    """Mean number of tokens of an image; where known, its rank correlation with the number of objects (N,)."""
+    """Mean number of tokens of an image, and their rank correlation with its `objects` (N,), where known."""
     counts = pairs.rows["tokens"]
     details = {} if objects is None else {"objects": spearman(counts, objects)}
     return mean_entry("tokens", counts, seed, least=0.0, **details)
