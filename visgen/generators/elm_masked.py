@@ -19,15 +19,15 @@ from visgen.generators.base import (
     GenerationRequest,
     GenerationResult,
     GenerationStep,
-    ImageGenerator,
     OnStep,
 )
 from visgen.generators.conditions import Condition
+from visgen.generators.masked import MaskedGenerator
 from visgen.generators.prefix import ClassPrefix
 from visgen.nn.guidance import guidance_at, guide, step_position
+from visgen.nn.initial import init_matrices
 from visgen.nn.llama import LlamaBlock, RMSNorm
 from visgen.nn.masking import MaskedSampling, draw_masked, masked_again
-from visgen.nn.model import VisgenModel
 from visgen.nn.rope import grid_rotation
 from visgen.nn.sampling import TokenSampling
 from visgen.tokenizers.tokens import Grid, ImageTokens
@@ -46,7 +46,7 @@ class MaskedHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.fc(x))), table_VC, self.bias)
 
 
-class ELMMaskedTransformer(VisgenModel, ImageGenerator):
+class ELMMaskedTransformer(MaskedGenerator):
     """Masked transformer over a grid of tokens, conditioned on a class.
 
     Args:
@@ -89,21 +89,12 @@ class ELMMaskedTransformer(VisgenModel, ImageGenerator):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Random weights as in the official code: N(0, 0.02)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_matrices(self, nn.init.normal_)
 
     @property
     def layout(self) -> Grid:
         """Token layout of one image."""
         return Grid(*self.config.grid)
-
-    @property
-    def mask_id(self) -> int:
-        """The id that stands for a masked sub-code."""
-        return self.config.codebook_size
 
     def forward(self, condition: Condition, ids_BLK: Tensor) -> Tensor:
         """Logits (B, L, K, V) float32 of all tokens from ids, `mask_id` where they are to be predicted."""
@@ -177,13 +168,7 @@ class ELMMaskedTransformer(VisgenModel, ImageGenerator):
             InputError: a strategy (only next-token models take one), another layout, or `known` that do not
                 fit.
         """
-        if strategy is not None:
-            raise InputError(
-                "strategy: only next-token generators accept one; this model predicts all tokens"
-            )
-        self.check_num_tokens(request.num_tokens)
-        if request.layout not in (None, self.layout):
-            raise InputError(f"layout={request.layout} is not the model's, {self.layout}")
+        self.check_request(request, strategy)
         sampling = request.sampling
         steps = getattr(sampling, "num_inference_steps", MaskedSampling.num_inference_steps)
         ids = self._start(request)

@@ -16,15 +16,15 @@ from visgen.generators.base import (
     GenerationRequest,
     GenerationResult,
     GenerationStep,
-    ImageGenerator,
     OnStep,
 )
 from visgen.generators.class_tokens import class_tokens, vocabulary_size
 from visgen.generators.conditions import Condition
+from visgen.generators.masked import MaskedGenerator
 from visgen.generators.maskgit_backbones import BertBackbone, UViTBackbone
 from visgen.nn.guidance import guidance_at, guide, step_position
+from visgen.nn.initial import init_matrices
 from visgen.nn.masked_sampling import MaskGITSampling, draw_maskgit, remasked
-from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
 from visgen.nn.sampling import TokenSampling
 from visgen.tokenizers.tokens import ImageTokens, Sequence1D
@@ -32,7 +32,7 @@ from visgen.tokenizers.tokens import ImageTokens, Sequence1D
 UNMASKED_WEIGHT = 0.1  # of tokens in the loss that the model was shown
 
 
-class MaskGITGenerator(VisgenModel, ImageGenerator):
+class MaskGITGenerator(MaskedGenerator):
     """Masked transformer over a sequence of tokens, conditioned on a class.
 
     Args:
@@ -88,11 +88,7 @@ class MaskGITGenerator(VisgenModel, ImageGenerator):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Random weights: a truncated normal law of 0.02, zero biases."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        init_matrices(self, nn.init.trunc_normal_)
         if isinstance(self.trunk, UViTBackbone):
             nn.init.trunc_normal_(self.trunk.pos_embed, std=0.02)
 
@@ -100,11 +96,6 @@ class MaskGITGenerator(VisgenModel, ImageGenerator):
     def layout(self) -> Sequence1D:
         """Token layout of one image."""
         return Sequence1D(self.config.num_tokens)
-
-    @property
-    def mask_id(self) -> int:
-        """The id that stands for a masked token."""
-        return self.config.codebook_size
 
     def forward(self, condition: Condition, ids_BL: Tensor) -> Tensor:
         """Logits (B, L, V) float32 of all tokens from ids, `mask_id` where they are to be predicted."""
@@ -187,13 +178,7 @@ class MaskGITGenerator(VisgenModel, ImageGenerator):
         return GenerationResult(tokens, {"passes": steps, "tokens": self.layout.length})
 
     def _check(self, request: GenerationRequest, strategy: object) -> None:
-        if strategy is not None:
-            raise InputError(
-                "strategy: only next-token generators accept one; this model predicts all tokens"
-            )
-        self.check_num_tokens(request.num_tokens)
-        if request.layout not in (None, self.layout):
-            raise InputError(f"layout={request.layout} is not the model's, {self.layout}")
+        self.check_request(request, strategy)
         if request.known is not None:
             raise InputError("known: tokens of this model have no place in the image, so no part can be kept")
 

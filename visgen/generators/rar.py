@@ -22,6 +22,7 @@ from visgen.generators.conditions import Condition
 from visgen.generators.next_token import NextTokenGenerator, StrategyRequest
 from visgen.generators.rar_blocks import RARBlock, RARHead
 from visgen.generators.rar_session import RARSession
+from visgen.nn.initial import init_matrices
 from visgen.nn.model import VisgenModel
 from visgen.nn.sampling import TokenSampling
 from visgen.tokenizers.tokens import Grid, ImageTokens, Sequence1D
@@ -75,11 +76,7 @@ class RARGenerator(VisgenModel, NextTokenGenerator):
     def init_weights(self) -> None:
         """A truncated normal law of 0.02, zero biases; modulations zero, so that blocks start as the
         identity."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        init_matrices(self, nn.init.trunc_normal_)
         for table in (self.cls_token, self.place, self.next_place, self.step):
             nn.init.trunc_normal_(table, std=0.02)
         for part in [*self.blocks, self.head]:

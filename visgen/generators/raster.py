@@ -27,6 +27,7 @@ from visgen.generators.token_io import (
     to_windows,
 )
 from visgen.nn.cross_llama import CrossLlamaBlock, TextKeys
+from visgen.nn.initial import init_matrices
 from visgen.nn.llama import LlamaBlock, RMSNorm, swiglu_size
 from visgen.nn.model import VisgenModel
 from visgen.nn.rope import PrefixRotation, Rotation, grid_rotation, line_rotation
@@ -117,12 +118,9 @@ class RasterTransformer(VisgenModel, NextTokenGenerator):
     @torch.no_grad()
     def init_weights(self) -> None:
         """N(0, 0.02) for matrices and tables; heads, and what makes residual MLPs the identity, zero."""
+        init_matrices(self, nn.init.normal_)
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-                if getattr(module, "bias", None) is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, RMSNorm):
+            if isinstance(module, RMSNorm):
                 nn.init.ones_(module.weight)
         heads = self.tokens.head if isinstance(self.tokens, SubCodeTokens) else [self.tokens.head]
         for head in heads:

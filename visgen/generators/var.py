@@ -20,6 +20,7 @@ from visgen.generators.conditions import ClassCondition, Condition, PromptCondit
 from visgen.generators.var_sampling import NextScaleRun
 from visgen.nn.adaln import AdaLNBlock, AdaLNHead, Linear32, Modulation, ModulationKind
 from visgen.nn.cache import KVCache
+from visgen.nn.initial import init_matrices
 from visgen.nn.model import VisgenModel
 from visgen.nn.quantizers.multiscale import MultiScaleVQ
 from visgen.tokenizers.tokens import ImageTokens, Scales
@@ -106,11 +107,7 @@ class VARTransformer(VisgenModel, ImageGenerator):
         """Random weights as in VAR's trainer; `gamma` scales the initial residual gates of adaptive layer
         norms."""
         depth, std = self.config.depth, math.sqrt(1 / (3 * self.config.hidden_size))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if getattr(module, "bias", None) is not None:
-                    nn.init.zeros_(module.bias)
+        init_matrices(self, nn.init.trunc_normal_, std)
         for parameter in (
             getattr(self, name, None) for name in ("pos_start", "pos_1LC", "text_pos", "text_null")
         ):

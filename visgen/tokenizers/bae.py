@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from visgen.errors import InputError
 from visgen.nn.cnn import Downsample, Level, Mid, Upsample
-from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
 from visgen.nn.quantizers.binary import BinaryQuantizer, bits_to_ids, ids_to_bits
-from visgen.tokenizers.base import ImageTokenizer, check_sides
+from visgen.tokenizers.base import check_sides
 from visgen.tokenizers.convolutional import TokenizerPass, check_ids, check_sizes
+from visgen.tokenizers.grid import GridTokenizer
 from visgen.tokenizers.tokens import Grid, ImageTokens
 
 MAX_BITS = 62
@@ -97,7 +97,7 @@ class BAEDecoder(nn.Module):
         return self.conv_out(self.norm_out(h))
 
 
-class BAETokenizer(VisgenModel, ImageTokenizer):
+class BAETokenizer(GridTokenizer):
     """Convolutional encoder, binary quantizer, convolutional decoder.
 
     Pixels are [-1, 1] as everywhere; the networks work on [0, 1], as the official ones do.
@@ -143,20 +143,6 @@ class BAETokenizer(VisgenModel, ImageTokenizer):
         self.decoder = BAEDecoder(channels, ch, tuple(ch_mult), blocks, attention, norm_groups, norm_first)
 
     @property
-    def downsampling(self) -> int:
-        """Pixels per position, along each side."""
-        return 2 ** (len(self.config.ch_mult) - 1)
-
-    @property
-    def pixel_size(self) -> int:
-        return self.config.image_size
-
-    @property
-    def layout(self) -> Grid:
-        side = self.config.image_size // self.downsampling
-        return Grid(side, side)
-
-    @property
     def codebook_size(self) -> int:
         """Ids of a sub-code."""
         return 2**self.config.code_bits
@@ -174,23 +160,10 @@ class BAETokenizer(VisgenModel, ImageTokenizer):
         check_sides(images, self.downsampling)
         return self.encoder((images.to(self.dtype) + 1) / 2)
 
-    @torch.no_grad()
-    def encode(
-        self,
-        images: Tensor,
-        *,
-        num_tokens: int | None = None,
-        max_error: float | None = None,
-        noise: Noise | None = None,
-    ) -> ImageTokens:
-        """Ids (B, L, K), or (B, L) where K is 1. `noise` draws the bits, as the authors' code always does.
-
-        Raises:
-            InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
-        """
-        self.check_knobs(num_tokens, max_error)
+    def tokens_of_features(self, features: Tensor, noise: Noise | None = None) -> ImageTokens:
+        """Ids (B, L, K), or (B, L) where K is 1. `noise` draws the bits, as the authors' code always does."""
         quantizer = self.bits_quantizer
-        return self.tokens_of(quantizer.bits(quantizer.probabilities(self.features(images)), noise))
+        return self.tokens_of(quantizer.bits(quantizer.probabilities(features), noise))
 
     def tokens_of(self, bits_BNHW: Tensor) -> ImageTokens:
         """The ids of bits (B, n, h, w)."""
@@ -207,18 +180,16 @@ class BAETokenizer(VisgenModel, ImageTokenizer):
         ids, codes = tokens.ids, self.config.num_codes
         if ids is None or not isinstance(tokens.layout, Grid):
             raise InputError(f"BAETokenizer decodes ids (B, L, {codes}) in a Grid layout")
-        if tokens.mask is not None and not bool(tokens.mask.all()):
-            raise InputError("BAETokenizer decodes whole images: a mask that leaves tokens out does not fit")
+        self.check_complete(tokens)
         ids = ids[..., None] if ids.ndim == 2 else ids
         if ids.shape[2] != codes:
             raise InputError(f"ids of {ids.shape[2]} sub-codes do not fit a tokenizer of num_codes={codes}")
         check_ids(ids, self.codebook_size)
         return ids_to_bits(ids, self.config.code_bits, (tokens.layout.h, tokens.layout.w))
 
-    @torch.no_grad()
-    def decode(self, tokens: ImageTokens, *, sampling: object = None, noise: Noise | None = None) -> Tensor:
-        """Images (B, 3, H, W), unclamped."""
-        return self.decode_latents(self.bits_quantizer.lookup(self.bits_of(tokens)))
+    def embed_tokens(self, tokens: ImageTokens) -> Tensor:
+        """Sums (B, C, h, w) of the vectors of set bits."""
+        return self.bits_quantizer.lookup(self.bits_of(tokens))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:

@@ -86,6 +86,12 @@ class ImageTokenizer:
                 f"max_error={max_error} must be 0 or more (mean absolute error of [0, 1] pixels)"
             )
 
+    def check_complete(self, tokens: ImageTokens) -> None:
+        """Raise `InputError` for a mask that leaves tokens out."""
+        if tokens.mask is not None and not bool(tokens.mask.all()):
+            name = type(self).__name__
+            raise InputError(f"{name} decodes whole images: a mask that leaves tokens out does not fit")
+
     def preprocess(self, images: Any) -> Tensor:
         """PIL images, arrays (uint8, or float in [0, 1]) or tensors ([-1, 1]) → (B, 3, s, s) at `pixel_size`.
 

@@ -7,17 +7,14 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from visgen.errors import InputError
 from visgen.nn.maskgit_cnn import MaskGITDecoder, MaskGITEncoder
-from visgen.nn.model import VisgenModel
-from visgen.nn.noise import Noise
 from visgen.nn.quantizers.vq import VectorQuantizer
-from visgen.tokenizers.base import ImageTokenizer, check_sides
-from visgen.tokenizers.convolutional import TokenizerPass, check_ids, check_sizes
-from visgen.tokenizers.tokens import Grid, ImageTokens
+from visgen.tokenizers.base import check_sides
+from visgen.tokenizers.convolutional import TokenizerPass, check_sizes
+from visgen.tokenizers.grid import CodeGridTokenizer
 
 
-class MaskGITTokenizer(VisgenModel, ImageTokenizer):
+class MaskGITTokenizer(CodeGridTokenizer):
     """Convolutional encoder, nearest code per position, convolutional decoder.
 
     Pixels are [-1, 1] as everywhere; the networks work on [0, 1], as the official ones do. Images of other
@@ -54,26 +51,8 @@ class MaskGITTokenizer(VisgenModel, ImageTokenizer):
         self.vq = VectorQuantizer(codebook_size, code_dim, normalize=False, beta=beta)
 
     @property
-    def downsampling(self) -> int:
-        """Pixels per position, along each side."""
-        return 2 ** (len(self.config.ch_mult) - 1)
-
-    @property
-    def pixel_size(self) -> int:
-        return self.config.image_size
-
-    @property
-    def layout(self) -> Grid:
-        side = self.config.image_size // self.downsampling
-        return Grid(side, side)
-
-    @property
     def codebook(self) -> Tensor:
         return self.vq.codes
-
-    @property
-    def quantizer(self) -> VectorQuantizer:
-        return self.vq
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, C, H/f, W/f) in front of the quantizer, float32.
@@ -83,41 +62,6 @@ class MaskGITTokenizer(VisgenModel, ImageTokenizer):
         """
         check_sides(images, self.downsampling)
         return self.encoder((images.to(self.dtype) + 1) / 2).float()
-
-    @torch.no_grad()
-    def encode(
-        self,
-        images: Tensor,
-        *,
-        num_tokens: int | None = None,
-        max_error: float | None = None,
-        noise: Noise | None = None,
-    ) -> ImageTokens:
-        """Ids in raster order.
-
-        Raises:
-            InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
-        """
-        self.check_knobs(num_tokens, max_error)
-        f = self.features(images)
-        return ImageTokens(Grid(f.shape[-2], f.shape[-1]), ids=self.vq.encode(f))
-
-    @torch.no_grad()
-    def decode(self, tokens: ImageTokens, *, sampling: object = None, noise: Noise | None = None) -> Tensor:
-        """Images (B, 3, H, W), unclamped.
-
-        Raises:
-            InputError: latents, another layout, a mask, sub-codes, or ids beyond the codebook.
-        """
-        if tokens.ids is None or tokens.ids.ndim != 2 or not isinstance(tokens.layout, Grid):
-            raise InputError("MaskGITTokenizer decodes ids (B, L) in a Grid layout")
-        if tokens.mask is not None and not bool(tokens.mask.all()):
-            raise InputError(
-                "MaskGITTokenizer decodes whole images: a mask that leaves tokens out does not fit"
-            )
-        check_ids(tokens.ids, self.config.codebook_size)
-        codes = self.vq.embed(tokens.ids).transpose(1, 2).unflatten(2, (tokens.layout.h, tokens.layout.w))
-        return self.decode_latents(codes)
 
     @torch.no_grad()
     def decode_latents(self, fhat_BCHW: Tensor) -> Tensor:

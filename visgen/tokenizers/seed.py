@@ -16,19 +16,18 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from visgen.errors import InputError
-from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
 from visgen.nn.quantizers.vq import VectorQuantizer
 from visgen.tokenizers.base import ImageTokenizer
 from visgen.tokenizers.convolutional import check_ids, check_sizes
 from visgen.tokenizers.renderers.base import Renderer
-from visgen.tokenizers.seed_qformer import build_qformer, run_qformer
-from visgen.tokenizers.seed_vision import PlainBlock, VisionEncoder
+from visgen.tokenizers.seed_images import CLIP_MEAN, CLIP_STD, SEEDImageModel, normalized
+from visgen.tokenizers.seed_qformer import run_qformer
+from visgen.tokenizers.seed_vision import PlainBlock
 from visgen.tokenizers.squeezing import Resample, squeeze
 from visgen.tokenizers.tokens import ImageTokens, Sequence1D
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["CLIP_MEAN", "CLIP_STD", "SEEDPass", "SEEDTokenizer", "normalized", "vq_loss"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,7 @@ class SEEDPass:
     rebuilt: Tensor | None
 
 
-class SEEDTokenizer(VisgenModel, ImageTokenizer):
+class SEEDTokenizer(SEEDImageModel, ImageTokenizer):
     """Images ⇄ ids, and ids → image embedding. The defaults are the published SEED-2.
 
     Args:
@@ -110,13 +109,7 @@ class SEEDTokenizer(VisgenModel, ImageTokenizer):
         self._init_tuples()
         check_sizes(num_queries=num_queries, codebook_size=codebook_size, code_dim=code_dim)
         check_sizes(embedding_dim=embedding_dim, head_sizes=head_sizes, vision_width=vision_width)
-        self.visual_encoder = VisionEncoder(
-            image_size, patch_size, vision_width, vision_depth, vision_heads, vision_mlp
-        )
-        self.ln_vision = nn.LayerNorm(vision_width)
-        sizes = (hidden_size, qformer_depth, num_heads, mlp_size, cross_attention_every)
-        self.query_tokens = nn.Parameter(torch.randn(1, num_queries, hidden_size) * 0.02)
-        self.qformer = build_qformer(*sizes, vision_width, dropout=dropout)
+        self._init_images()
         self.encode_task_layer = _two_layers(hidden_size, hidden_size, code_dim)
         self.quantize = VectorQuantizer(codebook_size, code_dim, normalize_codes)
         self.decode_task_layer = _two_layers(code_dim, code_dim, hidden_size)
@@ -130,7 +123,7 @@ class SEEDTokenizer(VisgenModel, ImageTokenizer):
             self.image_down = _narrowing(hidden_size, head_sizes)
         else:
             self.reverse_tokens = nn.Parameter(torch.randn(1, 1, hidden_size) * 0.02)
-            self.reverse_qformer = build_qformer(*sizes, hidden_size, dropout=dropout)
+            self.reverse_qformer = self._build_qformer(hidden_size)
         joined = num_queries * head_sizes[-1] if head == "mlp" else hidden_size
         self.distill_image_proj = nn.Linear(joined, embedding_dim)
 
@@ -162,16 +155,6 @@ class SEEDTokenizer(VisgenModel, ImageTokenizer):
     def code_scale(self) -> float:
         """What codes are multiplied by before the de-tokenizer: those of unit length get unit variance."""
         return self.config.code_dim**0.5 if self.config.normalize_codes else 1.0
-
-    def vision_features(self, images: Tensor) -> Tensor:
-        """Features (B, 1 + N, C) of images (B, 3, s, s) in [-1, 1], before their norm."""
-        pixels = normalized(images, self.config.pixel_mean, self.config.pixel_std)
-        return self.visual_encoder(pixels.to(self.dtype))
-
-    def query_states(self, features: Tensor) -> Tensor:
-        """States (B, Q, H) of the causal Q-Former for features of `vision_features`."""
-        queries = self.query_tokens.expand(len(features), -1, -1)
-        return run_qformer(self.qformer, queries, self.ln_vision(features))
 
     def quantized_vectors(self, hidden: Tensor) -> Tensor:
         """What is quantised (B, Q, C), float32."""
@@ -257,8 +240,7 @@ class SEEDTokenizer(VisgenModel, ImageTokenizer):
         """
         if tokens.ids is None or tokens.ids.ndim != 2 or tokens.layout != self.layout:
             raise InputError(f"SEEDTokenizer decodes ids (B, {self.layout.length}) in a {self.layout} layout")
-        if tokens.mask is not None and not bool(tokens.mask.all()):
-            raise InputError("SEEDTokenizer decodes whole images: a mask that leaves tokens out does not fit")
+        self.check_complete(tokens)
         check_ids(tokens.ids, self.config.codebook_size)
         return self.embedding_of_codes(self.quantize.embed(tokens.ids.to(self.device)))
 
@@ -290,12 +272,6 @@ class SEEDTokenizer(VisgenModel, ImageTokenizer):
 def vq_loss(vectors: Tensor, codes: Tensor, beta: float = 0.25) -> Tensor:
     """SEED's quantizer loss: mse(sg e, z) + β mse(e, sg z); β weighs the *codebook's* term (old VQGANs)."""
     return F.mse_loss(vectors, codes.detach()) + beta * F.mse_loss(codes, vectors.detach())
-
-
-def normalized(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] less `mean`, divided by `std`, which are of [0, 1] pixels."""
-    shift, scale = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (mean, std))
-    return ((images + 1) / 2 - shift) / scale
 
 
 def _two_layers(width: int, middle: int, out: int) -> nn.Sequential:

@@ -11,11 +11,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from visgen.errors import InputError
-from visgen.nn.model import VisgenModel
 from visgen.tokenizers.convolutional import check_sizes
-from visgen.tokenizers.seed import CLIP_MEAN, CLIP_STD, normalized
-from visgen.tokenizers.seed_qformer import build_qformer, joint_mask, run_qformer, text_mask
-from visgen.tokenizers.seed_vision import VisionEncoder
+from visgen.tokenizers.seed_images import CLIP_MEAN, CLIP_STD, SEEDImageModel
+from visgen.tokenizers.seed_qformer import joint_mask, text_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +30,7 @@ class Similarities:
         return sum(F.cross_entropy(s, pairs, label_smoothing=label_smoothing) for s in sides) / 2  # type: ignore[return-value]
 
 
-class SEEDContrastive(VisgenModel):
+class SEEDContrastive(SEEDImageModel):
     """Images and texts in one space; the image speaks through its *last* query, which sees all others.
 
     Args:
@@ -76,14 +74,7 @@ class SEEDContrastive(VisgenModel):
         self._init_tuples()
         check_sizes(num_queries=num_queries, vocab_size=vocab_size, projection_dim=projection_dim)
         check_sizes(vision_width=vision_width, max_length=max_length)
-        if vision_depth:
-            self.visual_encoder = VisionEncoder(
-                image_size, patch_size, vision_width, vision_depth, vision_heads, vision_mlp
-            )
-        self.ln_vision = nn.LayerNorm(vision_width)
-        sizes = (hidden_size, qformer_depth, num_heads, mlp_size, cross_attention_every)
-        self.query_tokens = nn.Parameter(torch.randn(1, num_queries, hidden_size) * 0.02)
-        self.qformer = build_qformer(*sizes, vision_width, text=True, dropout=dropout)
+        self._init_images(vision=bool(vision_depth), text=True)
         self.word_embeddings = nn.Embedding(vocab_size, hidden_size)
         self.position_embeddings = nn.Embedding(max_length, hidden_size)
         for table in (self.word_embeddings, self.position_embeddings):
@@ -100,12 +91,7 @@ class SEEDContrastive(VisgenModel):
         """
         if not self.config.vision_depth:
             raise InputError("vision_depth=0: this model has no vision transformer; give it features")
-        pixels = normalized(images, self.config.pixel_mean, self.config.pixel_std)
-        return self.visual_encoder(pixels.to(self.dtype))
-
-    def query_states(self, features: Tensor) -> Tensor:
-        """States (B, Q, H) of the causal queries for features of `vision_features`."""
-        return run_qformer(self.qformer, self._queries(features), self.ln_vision(features))
+        return super().vision_features(images)
 
     def text_states(self, ids: Tensor, present: Tensor) -> Tensor:
         """States (B, T, H) of texts alone: ids and presence (B, T)."""
@@ -142,9 +128,6 @@ class SEEDContrastive(VisgenModel):
             features = self.vision_features(images)
         image_vectors = self.image_vectors(self.query_states(features))
         return self.similarities(image_vectors, self.text_vectors(self.text_states(ids, present)))
-
-    def _queries(self, features: Tensor) -> Tensor:
-        return self.query_tokens.expand(len(features), -1, -1)
 
     def _words(self, ids: Tensor) -> Tensor:
         """(B, T) → (B, T, H), without the norm that the Q-Former begins with.

@@ -127,10 +127,7 @@ class TransformersVQ(nn.Module, ImageTokenizer):
             raise InputError(
                 f"tokens of layout {tokens.layout} must be of {self.grid}: Janus decodes one size"
             )
-        if tokens.mask is not None and not bool(tokens.mask.all()):
-            raise InputError(
-                "TransformersVQ decodes whole images: a mask that leaves tokens out does not fit"
-            )
+        self.check_complete(tokens)
         check_ids(tokens.ids, self.codebook.shape[0])
         return tokens.ids
 

@@ -134,8 +134,7 @@ class VARTokenizer(ConvTokenizer):
         """
         if tokens.ids is None or tokens.ids.ndim != 2 or not isinstance(tokens.layout, Scales):
             raise InputError("VARTokenizer decodes ids (B, L) in a Scales layout")
-        if tokens.mask is not None and not bool(tokens.mask.all()):
-            raise InputError("VARTokenizer decodes whole images: a mask that leaves tokens out does not fit")
+        self.check_complete(tokens)
         check_ids(tokens.ids, self.config.codebook_size)
         return list(self.vq.accumulate(list(tokens.per_scale()), tokens.layout.sizes))
 

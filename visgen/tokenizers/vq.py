@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from visgen.errors import InputError
-from visgen.nn.noise import Noise
 from visgen.nn.quantizers.vq import VectorQuantizer
-from visgen.tokenizers.convolutional import ConvTokenizer, build_cnn, check_ids, check_sizes
-from visgen.tokenizers.tokens import Grid, ImageTokens
+from visgen.tokenizers.convolutional import ConvTokenizer, build_cnn, check_sizes
+from visgen.tokenizers.grid import CodeGridTokenizer
 
 
-class VQTokenizer(ConvTokenizer):
+class VQTokenizer(ConvTokenizer, CodeGridTokenizer):
     """Convolutional encoder, nearest code per position, convolutional decoder.
 
-    Images of other sizes than `image_size` encode and decode too; tokens carry their grid.
+    `ConvTokenizer` has the networks, `CodeGridTokenizer` the tokens. Images of other sizes than `image_size`
+    encode and decode too; tokens carry their grid.
 
     Args:
         image_size: side in pixels of the images it is used for.
@@ -64,52 +62,6 @@ class VQTokenizer(ConvTokenizer):
         self.post_quant_conv = nn.Conv2d(code_dim, latent_channels, 1)
         self.vq = VectorQuantizer(codebook_size, code_dim, normalize_codes, beta, entropy_ratio)
 
-    @property
-    def pixel_size(self) -> int:
-        return self.config.image_size
-
-    @property
-    def layout(self) -> Grid:
-        side = self.config.image_size // self.downsampling
-        return Grid(side, side)
-
     def latents(self, images: Tensor) -> Tensor:
         """The feature that is quantised (B, C, H/f, W/f), of unit length where codes are."""
         return self.vq.prepare(self.features(images))
-
-    @torch.no_grad()
-    def encode(
-        self,
-        images: Tensor,
-        *,
-        num_tokens: int | None = None,
-        max_error: float | None = None,
-        noise: Noise | None = None,
-    ) -> ImageTokens:
-        """Ids in raster order.
-
-        Raises:
-            InputError: a knob that this tokenizer lacks (num_tokens, max_error), or sizes that do not fit.
-        """
-        self.check_knobs(num_tokens, max_error)
-        f = self.features(images.to(self.dtype))
-        return ImageTokens(Grid(f.shape[-2], f.shape[-1]), ids=self.vq.encode(f))
-
-    @torch.no_grad()
-    def decode(self, tokens: ImageTokens, *, sampling: object = None, noise: Noise | None = None) -> Tensor:
-        """Images (B, 3, H, W), unclamped."""
-        return self.decode_latents(self.embed_tokens(tokens))
-
-    def embed_tokens(self, tokens: ImageTokens) -> Tensor:
-        """Codes (B, C, h, w) of tokens.
-
-        Raises:
-            InputError: latents, another layout, a mask, sub-codes, or ids beyond the codebook.
-        """
-        if tokens.ids is None or tokens.ids.ndim != 2 or not isinstance(tokens.layout, Grid):
-            raise InputError("VQTokenizer decodes ids (B, L) in a Grid layout")
-        if tokens.mask is not None and not bool(tokens.mask.all()):
-            raise InputError("VQTokenizer decodes whole images: a mask that leaves tokens out does not fit")
-        check_ids(tokens.ids, self.config.codebook_size)
-        b, (h, w) = len(tokens.ids), (tokens.layout.h, tokens.layout.w)
-        return self.vq.embed(tokens.ids).view(b, h, w, -1).permute(0, 3, 1, 2).contiguous()

@@ -11,6 +11,15 @@ def code_counts(ids: Tensor, codebook_size: int) -> Tensor:
     return torch.bincount(ids.flatten(), minlength=codebook_size).float()
 
 
+def average_counts(counts: Tensor, ids: Tensor, decay: float) -> None:
+    """Move counts (V,), in place, towards how often the codes occur in `ids`; 1 is uniform.
+
+    `decay` is what is left of the old counts.
+    """
+    new = code_counts(ids, len(counts))
+    counts.mul_(decay).add_(new, alpha=float((1 - decay) * len(counts) / new.sum()))
+
+
 def perplexity(counts: Tensor) -> Tensor:
     """exp(entropy) of the code law, in [1, V]; V when all codes are equally used."""
     law = counts / counts.sum().clamp_min(1e-12)
