@@ -80,7 +80,7 @@ class KARLTokenizer(VisgenModel, ImageTokenizer):
         max_latents: latents that there are; `num_tokens` of them are used unless `encode` asks otherwise.
         quantize: False leaves codes continuous.
         codebook_size, code_dim, beta, entropy_ratio: of the codebook of unit vectors, see `VectorQuantizer`.
-            Without an entropy term a small model's latents collapse onto one code within 50 steps.
+            Small models that quantise from the first step collapse onto one code without an entropy term.
         max_grid: side of the tables of positions, in positions.
         error_bins: errors that can be asked for, ascending: mean absolute error of [0, 1] pixels.
         default_error: what `encode` asks for where nothing is said.

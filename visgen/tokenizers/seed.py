@@ -21,13 +21,11 @@ from visgen.nn.quantizers.vq import VectorQuantizer
 from visgen.tokenizers.base import ImageTokenizer
 from visgen.tokenizers.convolutional import check_ids, check_sizes
 from visgen.tokenizers.renderers.base import Renderer
-from visgen.tokenizers.seed_images import CLIP_MEAN, CLIP_STD, SEEDImageModel, normalized
+from visgen.tokenizers.seed_images import CLIP_MEAN, CLIP_STD, SEEDImageModel
 from visgen.tokenizers.seed_qformer import run_qformer
 from visgen.tokenizers.seed_vision import PlainBlock
 from visgen.tokenizers.squeezing import Resample, squeeze
 from visgen.tokenizers.tokens import ImageTokens, Sequence1D
-
-__all__ = ["CLIP_MEAN", "CLIP_STD", "SEEDPass", "SEEDTokenizer", "normalized", "vq_loss"]
 
 
 @dataclass(frozen=True, eq=False)

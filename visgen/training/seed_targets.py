@@ -15,7 +15,7 @@ from visgen.data.scenes import BACKGROUNDS
 from visgen.errors import InputError
 from visgen.evaluation.scenes.checker import CLASSES, load_checker
 from visgen.nn.pretrained import load_pretrained
-from visgen.tokenizers.seed import CLIP_MEAN, CLIP_STD, normalized
+from visgen.tokenizers.seed_images import CLIP_MEAN, CLIP_STD, normalized
 
 MEASURED = 256  # pictures whose scene features give mean and standard deviation
 CELL_CHANNELS = 3 + sum(len(names) for names in CLASSES.values()) + len(BACKGROUNDS)  # 30
