@@ -7,6 +7,7 @@ from toy import ToyModel, ToyObjective
 
 from visgen.errors import InputError
 from visgen.training import OBJECTIVES
+from visgen.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from visgen.training.ema import Ema, ema_decay
 from visgen.training.losses import (
     AdversarialLoss,
@@ -31,6 +32,21 @@ def test_ema_follows_and_copies_buffers():
     assert not ema.model.head.weight.requires_grad and model.head.weight.requires_grad
     assert Ema(model, None).model is model
     assert [ema_decay(EmaSpec(0.9), step) for step in (0, 8, 1000)] == [0.1, 0.5, 0.9]
+
+
+def test_tied_weights_come_through_a_checkpoint(tmp_path):
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    model["head"].weight = model["embed"].weight
+    ema = Ema(model, EmaSpec(decay=0.5, warmup=False))
+    with torch.no_grad():
+        model["head"].weight += 1
+    ema.update(0)
+    assert ema.model["head"].weight is ema.model["embed"].weight
+    made = Checkpoint(dict(model.state_dict()), dict(ema.model.state_dict()), {}, {"step": 1})
+    found = load_checkpoint(save_checkpoint(tmp_path, 1, made, keep=1))
+    for wanted, state in ((model, found.objective), (ema.model, found.ema)):
+        assert torch.equal(state["embed.weight"], wanted["embed"].weight)
+        assert torch.equal(state["head.weight"], wanted["embed"].weight)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")

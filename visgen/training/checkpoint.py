@@ -89,7 +89,9 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _storable(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    """Copies on the CPU: safetensors refuses tensors that share memory, as tied weights do."""
+    order = torch.contiguous_format
+    return {name: value.detach().cpu().clone(memory_format=order) for name, value in state.items()}
 
 
 def _flush(path: Path) -> None:
