@@ -32,6 +32,8 @@ from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
 from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
 
+CALIBRATION_FIRST = 100_000  # of endless sources: no image that `visgen evaluate` scores
+
 
 @dataclass(frozen=True, eq=False)
 class KARLPass:
@@ -271,8 +273,11 @@ class KARLObjective(Objective):
 
     def export(self, folder: Path, model: KARLTokenizer) -> None:
         """A reconstruction pipeline, its errors calibrated where `calibration_batches` ask for it."""
+        chosen = {name: getattr(self.options, name) for name in ("halt_threshold", "default_error")}
+        model.register_to_config(**{name: value for name, value in chosen.items() if value is not None})
         if self.options.calibration_batches:
-            held_out = validation_batches(self.validation, self.options.calibration_batches)
+            first = 0 if getattr(self.validation, "length", None) else CALIBRATION_FIRST
+            held_out = validation_batches(self.validation, self.options.calibration_batches, first=first)
             images = torch.cat([batch.images for batch in held_out])
             model.register_to_config(
                 bin_errors=calibrate_errors(model, to_pixels(images), self.options.calibration_share)

@@ -48,6 +48,7 @@ class KARLOptions:
         calibration_batches: batches of 64 of the validation split on which `bin_errors` are measured at the
             end; 0 = no calibration.
         calibration_share: of images that shall stay below the error they ask for.
+        halt_threshold, default_error: of the exported model, before its calibration; None = the model's own.
         perceptual, adversarial: of "finetune"; the paper has LPIPS (VGG) and one discriminator per 32 tokens,
             we one for all.
         card: facts for the model card.
@@ -75,6 +76,8 @@ class KARLOptions:
     validation_tokens: tuple[int, ...] = ()
     calibration_batches: int = 0
     calibration_share: float = 0.9
+    halt_threshold: float | None = None
+    default_error: float | None = None
     perceptual: PerceptualSpec | None = None
     adversarial: AdversarialSpec | None = None
     card: dict[str, Any] | None = None

@@ -48,7 +48,7 @@ class LanguageOptions:
         drawing: fraction of sequences that run from caption to image.
         condition_dropout: fraction of those without caption, for guidance.
         first_weight: weight of the loss on the part that stands first (1 as in the paper).
-        instructions: phrases before images that are captioned, one of them or none at a time.
+        instructions: phrases behind images that are captioned, one of them or none at a time.
         text_length: ids of the longest caption.
         fixed_width: pad every sequence to the longest there can be: one shape, for `compile: true`.
         sampling: default sampling of the exported pipeline, `TokenSampling` keywords.
@@ -234,7 +234,7 @@ def _vocabulary(tokenizer: Any, options: LanguageOptions, data: Any) -> SeedVoca
 
 
 def _width(words: SeedVocabulary, options: LanguageOptions) -> int:
-    """The longest sequence: `<s>`, an instruction, an image, a caption, `</s>`."""
+    """The longest sequence: `<s>`, an image, an instruction, a caption, `</s>`."""
     asked = max((len(ids) for ids in words.words(options.instructions)), default=0)
     return 1 + asked + words.images.length + 2 + options.text_length + 1
 

@@ -31,7 +31,7 @@ class SequencePlan:
     Args:
         drawing: fraction that runs from caption to image; the others run from image to caption.
         condition_dropout: fraction of the drawing ones without their caption, for guidance.
-        instructions: phrases of which one, or none, stands before an image that is captioned.
+        instructions: phrases of which one, or none, stands behind an image that is captioned.
         width: length of every sequence; None = that of the longest, rounded up.
     """
 
@@ -90,11 +90,12 @@ def _row(
     images = words.images
     span = [images.begin, *(images.first_code + code for code in codes), images.end]
     if order < plan.drawing:
-        before = [] if dropped < plan.condition_dropout else text
+        alone = dropped < plan.condition_dropout
+        before = [] if alone else text
         ids = [words.bos, *before, *span, words.eos]
-        return ids, [FIRST] * (1 + len(before)) + [IMAGE] * len(span) + [END]
-    before = (
-        instructions[k] if (k := int(asked * (len(instructions) + 1))) < len(instructions) else []
-    ) + span
+        # an image alone could also be captioned: no loss on its end, or captions would learn to be empty
+        return ids, [FIRST] * (1 + len(before)) + [IMAGE] * len(span) + [PADDING if alone else END]
+    k = int(asked * (len(instructions) + 1))
+    before = span + (instructions[k] if k < len(instructions) else [])
     ids = [words.bos, *before, *text, words.eos]
     return ids, [FIRST] * (1 + len(before)) + [CAPTION] * (len(text) + 1)

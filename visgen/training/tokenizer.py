@@ -287,9 +287,10 @@ def validation_source(recipe: Recipe, batches: int) -> Any:
     return build_source({**data, "split": "validation"}) if batches else None
 
 
-def validation_batches(source: Any, batches: int, batch_size: int = 64) -> list[Batch]:
-    """The first images of a source, fewer where it is shorter."""
+def validation_batches(source: Any, batches: int, batch_size: int = 64, first: int = 0) -> list[Batch]:
+    """Images of a source from number `first` on, fewer where it is shorter."""
     length = getattr(source, "length", None)
-    count = batches * batch_size if length is None else min(length, batches * batch_size)
-    starts = range(0, count, batch_size)
-    return [source.batch(range(start, min(start + batch_size, count))) for start in starts]
+    end = first + batches * batch_size if length is None else min(length, first + batches * batch_size)
+    return [
+        source.batch(range(start, min(start + batch_size, end))) for start in range(first, end, batch_size)
+    ]
