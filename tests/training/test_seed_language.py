@@ -46,7 +46,8 @@ def test_it_learns_and_exports_a_model(parts, tmp_path):
     pipe = visgen.load(folder / "model")
     pipe.set_progress_bar_config(disable=True)
     assert pipe.sampling.guidance_scale == 2.0
-    assert pipe.caption([Scenes("validation")[0]["image"].permute(1, 2, 0).numpy()])[0]
+    picture = Scenes("validation")[0]["image"].permute(1, 2, 0).numpy()
+    assert pipe.caption([picture], question="describe this picture")[0]
     assert pipe.draw("a red circle", seed=0).images[0].size == (64, 64)
 
 
@@ -95,7 +96,7 @@ def test_sequences_hold_captions_and_images():
         (*text, *span): [FIRST] * 4 + [IMAGE] * len(span) + [END],
         tuple(span): [FIRST] + [IMAGE] * len(span) + [PADDING],  # a caption might have followed
         (*span, *text): [FIRST] * (1 + len(span)) + [CAPTION] * 4,
-        (*span, *ask, *text): [FIRST] * (2 + len(span)) + [CAPTION] * 4,
+        (*span, *ask, *text): [FIRST] * (1 + len(span)) + [PADDING] + [CAPTION] * 4,
     }
     seen = set()
     for ids, kinds in zip(made.ids.tolist(), made.kinds.tolist(), strict=True):

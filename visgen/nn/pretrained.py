@@ -59,5 +59,12 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], dtype: torch.dty
     if dtype is None:
         model.save_pretrained(str(folder))
         return
-    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}  # tied weights stay one tensor, and are stored once
+    for tensor in model.state_dict().values():
+        made.setdefault(_place(tensor), tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    state = {name: made[_place(tensor)] for name, tensor in model.state_dict().items()}
     model.save_pretrained(str(folder), state_dict=state)
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape

@@ -96,6 +96,7 @@ def _row(
         # an image alone could also be captioned: no loss on its end, or captions would learn to be empty
         return ids, [FIRST] * (1 + len(before)) + [IMAGE] * len(span) + [PADDING if alone else END]
     k = int(asked * (len(instructions) + 1))
-    before = span + (instructions[k] if k < len(instructions) else [])
-    ids = [words.bos, *before, *text, words.eos]
-    return ids, [FIRST] * (1 + len(before)) + [CAPTION] * (len(text) + 1)
+    question = instructions[k] if k < len(instructions) else []
+    ids = [words.bos, *span, *question, *text, words.eos]
+    # no loss on the question, or a picture without one would be followed by one
+    return ids, [FIRST] * (1 + len(span)) + [PADDING] * len(question) + [CAPTION] * (len(text) + 1)
