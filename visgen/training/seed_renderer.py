@@ -122,7 +122,8 @@ class SEEDRendererObjective(Objective):
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
         images = to_pixels(batch.images)
         generator = torch.Generator().manual_seed(noise_seed)
-        embeddings = self.tokenizer.decode_embedding(self.tokenizer.encode(images))
+        with torch.autocast(images.device.type, enabled=False):  # the ids that images have later
+            embeddings = self.tokenizer.decode_embedding(self.tokenizer.encode(images))
         how = {"dropout": self.options.condition_dropout, "law": self.options.sigma}
         loss = self.model.loss(images, embeddings, **how, generator=generator)
         return {"loss": loss}
