@@ -53,7 +53,7 @@ def test_a_picture_is_drawn_again_of_its_ids(held_out):
 
 def test_a_caption_is_said_and_drawn_in_one_conversation(pipe):
     scene = visgen.load("scenes-var")("two blue stars at night", seed=0).images[0]
-    words = pipe.caption(scene)[0]
+    words = pipe.caption([scene])[0]
     assert "blue" in words and "star" in words
     again = pipe.draw([words], seed=0).images[0]
     assert again.size == (64, 64)
