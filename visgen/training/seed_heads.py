@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from visgen.errors import InputError
 from visgen.tokenizers.seed import SEEDPass, SEEDTokenizer
 
-SHARPNESS = 3.0  # of the first cross-attention's weights: a third of it then falls on the own cell
+SHARPNESS = 3.0  # of cross-attention's first weights: more of it then falls on the own cell than by chance
 
 
 class AuxiliaryHeads(nn.Module):

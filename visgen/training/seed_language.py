@@ -124,7 +124,7 @@ class SeedLanguageObjective(Objective):
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
         if batch.captions is None:
             raise InputError("data has no captions, which the language model reads and writes")
-        # in full precision, as images are read later: in bfloat16 every second id may be another one
+        # in full precision, as images are read later: bfloat16 turns many ids into neighbouring ones
         with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
             codes = self.tokenizer.encode(to_pixels(batch.images)).ids.flatten(1).tolist()
         generator = torch.Generator().manual_seed(noise_seed)

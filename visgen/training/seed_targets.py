@@ -30,7 +30,7 @@ class TargetSpec:
         path: folder of transformers' `CLIPVisionModelWithProjection`, for "clip" (SEED-2: ViT-H/14 of LAION).
         grid: cells of "scenes", along each side; it divides 16.
         background: standard deviation of the background's channels of "scenes", the others have 1. The
-            background stands in every cell: at 1 it is 30 % of the variance, and is learned before all else.
+            background stands in every cell: at 1 it is much of the variance, and is learned before all else.
     """
 
     kind: Literal["scenes", "clip"] = "scenes"
