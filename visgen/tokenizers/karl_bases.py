@@ -196,8 +196,15 @@ class VQBase(KARLBase):
 
     @torch.no_grad()
     def take(self, tokenizer: VQTokenizer) -> None:
-        """Copy the weights of a trained tokenizer of the same sizes."""
-        self.cnn.load_state_dict(tokenizer.state_dict())
+        """Copy the weights of a trained tokenizer.
+
+        Raises:
+            InputError: a tokenizer of other sizes.
+        """
+        try:
+            self.cnn.load_state_dict(tokenizer.state_dict())
+        except RuntimeError as error:
+            raise InputError(f"base of kind vq does not fit the tokenizer it is to be copied from ({error})") from error
 
     @property
     def last_layer(self) -> Tensor:

@@ -74,7 +74,7 @@ class KARLObjective(Objective):
         check_options(options, model)
         self.model, self.options, self.validation = model, options, validation
         self.distills = options.stage == "distill"
-        model.base_tokenizer.requires_grad_(not self.distills)
+        model.base_tokenizer.requires_grad_(not (self.distills or options.freeze_base))
         bins = torch.tensor(model.config.error_bins)
         first = (bins <= options.first_errors) if options.first_errors >= bins[0] else bins == bins[0]
         self.register_buffer("bin_law", first / first.sum())  # of the errors that EIC asks for

@@ -24,8 +24,10 @@ class KARLOptions:
 
     Args:
         stage: "distill" predicts the frozen base's tokens; "finetune" trains all of it on pixels.
-        base: a model whose `VQTokenizer` becomes the base, weights included (base.kind "vq").
-        init: KARL folder to start from; the recipe's model section must then be empty.
+        base: a model whose `VQTokenizer` becomes the base, weights included (base.kind "vq"); beside `init` it
+            takes the place of that model's base, of the same sizes.
+        init: KARL model to start from; the recipe's model section must then be empty.
+        freeze_base: train everything but the base in "finetune" too, so that it can be shared with other models.
         spread_latents: start each of the `num_tokens` latents, in encoder and decoder, from the sine-cosine
             position of another place of the grid instead of noise, so that each begins with a region of its
             own, and the position tables from those positions.
@@ -57,6 +59,7 @@ class KARLOptions:
     stage: Literal["distill", "finetune"] = "distill"
     base: str | None = None
     init: str | None = None
+    freeze_base: bool = False
     spread_latents: bool = False
     fan_in_init: bool = False
     token_choices: tuple[int, ...] = tuple(range(16, 369, 16))
@@ -90,14 +93,9 @@ def build_model(options: KARLOptions, model: dict[str, Any]) -> KARLTokenizer:
         InputError: sections that contradict each other, or do not fit.
     """
     if options.init:
-        if model or options.base:
-            raise InputError(
-                "options.init gives model and base; leave the model section and options.base out"
-            )
-        found = load_tokenizer(options.init)
-        if not isinstance(found, KARLTokenizer):
-            raise InputError(f"options.init={options.init!r} holds a {type(found).__name__}")
-        return found
+        if model:
+            raise InputError("options.init gives the model; leave the model section out")
+        return _started(options)
     built = construct(KARLTokenizer, model, "model") if options.base is None else around_base(options, model)
     if options.fan_in_init:
         for name, weight in (*built.encoder.named_parameters(), *built.decoder.named_parameters()):
@@ -108,11 +106,28 @@ def build_model(options: KARLOptions, model: dict[str, Any]) -> KARLTokenizer:
     return built
 
 
-def around_base(options: KARLOptions, model: dict[str, Any]) -> KARLTokenizer:
-    """A tokenizer with random weights around the `VQTokenizer` of `options.base`."""
+def _started(options: KARLOptions) -> KARLTokenizer:
+    """The model of `options.init`, with the base of `options.base` if there is one."""
+    found = load_tokenizer(str(options.init))
+    if not isinstance(found, KARLTokenizer):
+        raise InputError(f"options.init={options.init!r} holds a {type(found).__name__}")
+    if options.base is not None:
+        if not isinstance(found.base_tokenizer, VQBase):
+            raise InputError(f"options.base={options.base!r} beside options.init needs a model of base.kind vq")
+        found.base_tokenizer.take(_base(options))
+    return found
+
+
+def _base(options: KARLOptions) -> VQTokenizer:
     base = load_tokenizer(str(options.base))
     if not isinstance(base, VQTokenizer):
         raise InputError(f"options.base={options.base!r} holds a {type(base).__name__}, not a VQTokenizer")
+    return base
+
+
+def around_base(options: KARLOptions, model: dict[str, Any]) -> KARLTokenizer:
+    """A tokenizer with random weights around the `VQTokenizer` of `options.base`."""
+    base = _base(options)
     own = {name: value for name, value in base.config.items() if not name.startswith("_")}
     given = model.get("base", {"kind": "vq"})
     built = construct(KARLTokenizer, {**model, "base": {**own, **given}}, "model")
