@@ -14,7 +14,7 @@ import visgen
 from visgen.errors import InputError, shown
 from visgen.generators import DRAFTERS, GENERATORS
 from visgen.nn.model import read_json
-from visgen.pipelines import LANGUAGE_MODELS, PIPELINES, TEXTS
+from visgen.pipelines import LANGUAGE_MODELS, PIPELINES, TEXTS, VISION_LANGUAGE_MODELS
 from visgen.pipelines.assets import assets_folder
 from visgen.registry import Registry
 from visgen.tokenizers import RENDERERS, TOKENIZERS
@@ -29,6 +29,7 @@ SLOTS: dict[str, Registry] = {
     "drafter": DRAFTERS,
     "renderer": RENDERERS,
     "language_model": LANGUAGE_MODELS,
+    "vision_language_model": VISION_LANGUAGE_MODELS,
 }
 
 
