@@ -1,4 +1,4 @@
-"""What a pruner sees and what it answers: tokens of an image before the language model, of a sample inside it.
+"""What a pruner sees and answers: tokens of an image before the language model, of a sample inside it.
 
 An *image token* is one entry of the sequence that the language model reads in place of an image, line ends
 (LLaVA-NeXT's `image_newline`) included. Everything here belongs to one prefill.
@@ -64,7 +64,7 @@ class TowerView:
     def _cls_products(self) -> Tensor:
         if not self.has_cls:
             raise InputError("this vision tower has no CLS token; use scores, the attention a token receives")
-        tiles, length, width = self.keys_TLC.shape
+        tiles, _, width = self.keys_TLC.shape
         split = (tiles, -1, self.num_heads, width // self.num_heads)
         q_THD = self.queries_TLC[:, :1].reshape(split).squeeze(1).float()
         k_TLHD = self.keys_TLC.reshape(split).float()
