@@ -25,9 +25,11 @@ from visgen.pipelines.seed_vocabulary import EOS, PAD, UNKNOWN, word_backend
 CLASS = "AutoModelForImageTextToText"
 # `<s>`, images and texts in the order of the message, whatever the roles: a model of one question
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}"
-    "{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{{ bos_token }}"
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}"
 )
 
 
@@ -131,9 +133,7 @@ class VisionLanguageModel(nn.Module):
         """Words that the vocabulary can neither look up nor spell, each once, in order."""
         unknown, words = self.tokenizer.unk_token_id, list(dict.fromkeys(text.split()))
         ids = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-        return [
-            word for word, own in zip(words, ids, strict=True) if unknown is not None and unknown in own
-        ]
+        return [word for word, own in zip(words, ids, strict=True) if unknown is not None and unknown in own]
 
     def known_words(self) -> list[str]:
         """Words of a closed vocabulary, in the order of their ids; of another one, its pieces."""
