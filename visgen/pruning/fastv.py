@@ -21,7 +21,7 @@ class FastV(VisionTokenPruner):
         layer: K, how many layers see all tokens (1 … layers − 1); the K-th one's attention decides.
     """
 
-    keep: float | int | None = 0.5
+    keep: int | float | None = 0.5
     layer: int = 2
 
     attention_rows = "last"

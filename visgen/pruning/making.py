@@ -17,8 +17,8 @@ def parse_pruner(text: str) -> VisionTokenPruner:
 
     Args:
         text: a registered name; VALUE sets its main option, mostly `keep` (a decimal point means a fraction,
-            an integer a count); other options may follow, as in `fastv:0.5:layer=3`. `divprune:0.5+fastv:0.25`
-            is a chain.
+            an integer a count); other options may follow, as in `fastv:0.5:layer=3`;
+            `divprune:0.5+fastv:0.25` is a chain.
 
     Raises:
         InputError: unknown method or option, a value of another type or out of range.

@@ -89,7 +89,7 @@ class PruneRun:
     def _before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache, self._incoming = _cache_of(kwargs), None
         if cache is not None and cache.get_seq_length() > 0:
-            self._check_step(cache, kwargs)
+            self._check_step(cache, args, kwargs)
             return
         _check_cache(cache)
         mask = kwargs.get("attention_mask")
@@ -147,13 +147,13 @@ class PruneRun:
                 known[modality] = plain(given)
         return {modality: encoded for modality, encoded in known.items() if encoded is not None}
 
-    def _check_step(self, cache: Any, kwargs: dict[str, Any]) -> None:
+    def _check_step(self, cache: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """One more token on the cache that the last prompt left, or on one that holds no image."""
         reading = self._reading
         pictures = kwargs.get("mm_encoder_outputs") or kwargs.get("pixel_values") is not None
         if reading is None and cache not in self._caches and not pictures:
             return
-        ids = kwargs.get("input_ids")
+        ids = args[0] if args else kwargs.get("input_ids")
         steps = kwargs["inputs_embeds"].shape[1] if ids is None else ids.shape[1]
         if reading is None or cache is not reading.cache or steps != 1 or not reading.untouched():
             raise InputError(ONE_BY_ONE)
