@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,8 @@ import visgen
 from visgen.data.images import to_pil
 from visgen.data.scenes import SPLITS, SceneQuestions, render
 from visgen.data.scenes.question_set import Asked
-from visgen.errors import InputError, UnknownNameError, shown
+from visgen.errors import InputError, shown
+from visgen.evaluation.protocols import get_answer_protocol
 from visgen.evaluation.records import SCHEMA, Record, check_comparable, versions
 from visgen.evaluation.references import DEFAULT_REFERENCE, SCENES
 from visgen.evaluation.run import Clock
@@ -20,40 +22,9 @@ from visgen.evaluation.scenes.answers import answer_scores
 from visgen.pipelines.answer import AnswerOutput, AnswerPipeline
 from visgen.pipelines.fingerprint import weights_digest
 from visgen.pruning.making import parse_pruner
-from visgen.registry import nearest
 
 DEFAULT_COUNT = 2100  # 300 of each of the seven kinds
 LONGEST = 16  # tokens of an answer; models that were not trained here write sentences
-
-
-@dataclass(frozen=True)
-class AnswerProtocol:
-    """What an accuracy means.
-
-    Attributes:
-        name: what `--protocol` takes.
-        version: raised whenever a change would change a number.
-        small: objects are drawn at half their size, and no sizes are asked for.
-        image_size: pixels a side; models scale pictures as they do for anyone.
-        answer: what counts as right.
-    """
-
-    name: str
-    version: int
-    small: bool
-    image_size: int = 96
-    answer: str = "the text holds the right answer and no other answer of its kind; greedy, 16 tokens"
-
-    @property
-    def label(self) -> str:
-        """Name and version."""
-        return f"{self.name} v{self.version}"
-
-
-ANSWER_PROTOCOLS = {
-    one.name: one
-    for one in (AnswerProtocol("scenes-vqa", 1, False), AnswerProtocol("scenes-vqa-small", 1, True))
-}
 
 
 @dataclass(frozen=True)
@@ -81,10 +52,7 @@ class AnswerOptions:
     offline: bool = False
 
     def __post_init__(self) -> None:
-        if self.protocol not in ANSWER_PROTOCOLS:
-            raise UnknownNameError(
-                f"unknown protocol {self.protocol!r}: {nearest(self.protocol, list(ANSWER_PROTOCOLS))}"
-            )
+        get_answer_protocol(self.protocol)
         if self.count < 1 or self.batch_size < 1:
             raise InputError(f"count={self.count} and batch_size={self.batch_size} must be 1 or more")
         for method in self.prune:
@@ -128,33 +96,50 @@ def evaluate_answers(
         InputError: a model that does not answer, a pruner that does not fit it, or records that differ.
     """
     options = options or AnswerOptions()
-    protocol = ANSWER_PROTOCOLS[options.protocol]
-    source = SceneQuestions(options.split, options.count, protocol.small)
+    source = SceneQuestions(options.split, options.count, get_answer_protocol(options.protocol).small)
     asked = [source[i] for i in range(options.count)]
     records: list[Record] = []
     for name in names:
-        clock = Clock()
-        with clock("load"):
-            pipe = visgen.load(
-                name, "answer", dtype=options.dtype, device=options.device, local_files_only=options.offline
-            )
-        digest = weights_digest(pipe)
+        pipe = visgen.load(
+            name, "answer", dtype=options.dtype, device=options.device, local_files_only=options.offline
+        )
+        checkpoint = weights_digest(pipe)
         for method in (None, *options.prune):
-            record = _ask(pipe, asked, method, options, clock)
-            record["subject"] |= {"name": _name(name, method), "checkpoint_sha256": digest}
-            check_comparable(record, next(iter([*beside, *records]), record))
-            records.append(record)
+            head = _head(name if method is None else f"{name} + {method}", checkpoint, asked, options)
+            check_comparable(head, next(iter([*beside, *records]), head))
+            records.append(head | _ask(pipe, asked, method, options))
             if on_record is not None:
-                on_record(record)
+                on_record(records[-1])
     return records
 
 
+def _head(name: str, checkpoint: str, asked: Sequence[Asked], options: AnswerOptions) -> Record:
+    """What decides whether a record may stand beside another one."""
+    protocol = get_answer_protocol(options.protocol)
+    texts = "\n".join(f"{one.question.text} {one.question.answer} {one.scene}" for one in asked)
+    digest = hashlib.sha256(texts.encode()).hexdigest()
+    return {
+        "schema": SCHEMA,
+        "subject": {
+            "name": name,
+            "kind": "answer",
+            "image_size": protocol.image_size,
+            "checkpoint_sha256": checkpoint,
+        },
+        "protocol": asdict(protocol),
+        "extractor_sha256": None,
+        "reference": {"name": f"{SCENES}{options.split}", "digest": digest, "count": len(asked)},
+        "count": len(asked),
+    }
+
+
 def _ask(
-    pipe: AnswerPipeline, asked: Sequence[Asked], method: str | None, options: AnswerOptions, clock: Clock
-) -> Record:
-    protocol = ANSWER_PROTOCOLS[options.protocol]
-    questions = [one.question for one in asked]
-    images = to_pil(render([one.scene for one in asked], protocol.image_size).float() / 127.5 - 1)
+    pipe: AnswerPipeline, asked: Sequence[Asked], method: str | None, options: AnswerOptions
+) -> dict[str, Any]:
+    """Answers to all questions, and how they are scored."""
+    clock, questions = Clock(), [one.question for one in asked]
+    size = get_answer_protocol(options.protocol).image_size
+    images = to_pil(render([one.scene for one in asked], size).float() / 127.5 - 1)
     with clock("answer"):
         output = pipe(
             images,
@@ -164,15 +149,6 @@ def _ask(
             batch_size=options.batch_size,
         )
     return {
-        "schema": SCHEMA,
-        "subject": {
-            "kind": "answer",
-            "image_size": protocol.image_size,
-        },
-        "protocol": asdict(protocol),
-        "extractor_sha256": None,
-        "reference": {"name": f"{SCENES}{options.split}", "digest": None, "count": len(asked)},
-        "count": len(asked),
         "metrics": answer_scores(output.answers, questions, options.seed),
         "pruning": _pruning(method, output),
         **_facts(pipe, options, clock),
@@ -214,10 +190,6 @@ def _pruning(method: str | None, output: AnswerOutput) -> dict[str, Any] | None:
         "selection_ms": sum(report.selection_ms for report in reports) / sum(samples),
         "prefill_ms": sum(report.prefill_ms for report in reports) / sum(samples),
     }
-
-
-def _name(model: str, method: str | None) -> str:
-    return model if method is None else f"{model} + {method}"
 
 
 def _lengths(kept: Sequence[Sequence[torch.Tensor]]) -> float:

@@ -110,12 +110,13 @@ class VLMObjective(Objective):
     def _answer_losses(self, logits: Tensor, packed: Packed) -> dict[str, Tensor]:
         ids, mask = packed.ids_BQW, packed.answers_BQW[..., 1:]
         losses = token_losses(logits, ids)
-        weights = torch.ones_like(losses)
+        first = mask & ~packed.answers_BQW[..., :-1]  # the answer itself, without `</s>`
+        weights = mask.float()
         if self.reference is not None:
             with torch.no_grad():
                 blind = packed_logits(self.reference.model, None, ids).logits
-            weights = prior_weights(blind, ids, mask, self.options.prior_alpha)
-        first = mask & ~packed.answers_BQW[..., :-1]  # the answer itself, without `</s>`
+            # anyone can tell that `</s>` follows; weighed by that, it would never be learnt
+            weights = (mask & ~first) + prior_weights(blind, ids, first, self.options.prior_alpha)
         right = (logits[..., :-1, :].argmax(-1) == ids[..., 1:])[first].float().mean()
         answer = weighted_mean(losses.detach(), torch.ones_like(losses), mask)
         return {"loss": weighted_mean(losses, weights, mask), "answer": answer, "accuracy": right}
