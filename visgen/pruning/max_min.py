@@ -7,10 +7,7 @@ distances at once, `lazy` only the rows that matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LOOKAHEAD = 64  # rows of one product: as one matrix product they cost about what 6 products by a vector do
