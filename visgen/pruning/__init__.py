@@ -2,6 +2,14 @@
 
 from visgen.registry import Registry
 
-PRUNERS = Registry("pruner", {})
+PRUNERS = Registry(
+    "pruner",
+    {
+        "random": "visgen.pruning.random_choice:RandomPruner",
+        "uniform": "visgen.pruning.uniform:Uniform",
+        "fastv": "visgen.pruning.fastv:FastV",
+        "cls": "visgen.pruning.cls_attention:ClsAttention",
+    },
+)
 
 __all__ = ["PRUNERS"]
