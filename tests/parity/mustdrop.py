@@ -1,4 +1,4 @@
-"""Parity of MustDrop: the merge, the vision tower with it, and the language model with filter and cut cache."""
+"""Parity of MustDrop: the merge, the tower with it, and the language model with filter and cut cache."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""MustDrop's second and third stage (arXiv 2411.10803): drop image tokens that neither the text as a whole nor
-any of its tokens attends to, and cut the caches of earlier layers to what was left in the end."""
+"""MustDrop's second and third stage (arXiv 2411.10803).
+
+Image tokens that neither the text as a whole nor any of its tokens attends to are dropped, and the caches of
+earlier layers cut to what was left in the end.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def dual_attention_filter(
 
 
 def most_attended(attention_TN: Tensor, k: int) -> Tensor:
-    """(k,) int64 ascending: the tokens with the largest attention from all text tokens, for a fixed budget."""
+    """(k,) int64 ascending: the tokens with the largest attention from all text, for a fixed budget."""
     return attention_TN.sum(dim=0).topk(k).indices.sort().values
 
 

@@ -1,5 +1,8 @@
-"""MustDrop's first stage (arXiv 2411.10803): windows of like patches become one token inside the vision tower,
-and the patches that CLS looks at most become a key set that later stages keep."""
+"""MustDrop's first stage (arXiv 2411.10803).
+
+Windows of like patches become one token inside the vision tower; the patches that CLS looks at most become a
+key set that later stages keep.
+"""
 
 from __future__ import annotations
 
