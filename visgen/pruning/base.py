@@ -50,7 +50,7 @@ class VisionTokenPruner:
         scope: whether `keep` counts for each "image" or for all images of a "sample" together.
     """
 
-    keep: float | int | None = 1.0
+    keep: int | float | None = 1.0
     positions: Literal["preserve", "compact"] = "preserve"
     order: Literal["index", "rank"] = "index"
     scope: Literal["image", "sample"] = "image"

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from visgen.errors import InputError
+from visgen.pruning.scoring import cls_products
 
 Modality = Literal["image", "video"]
 
@@ -28,6 +28,8 @@ class TowerView:
             split, not scaled; L = N, plus one in front with a CLS token.
         num_heads: of that layer.
         has_cls: whether entry 0 of queries and keys is a CLS token.
+        patch_N: int64, for every place of the image in the sequence the patch that it shows, numbered over
+            all tiles (tile × N + patch); −1 for line ends.
         project: the family's projector, (…, N, C) → (…, N, D).
         canvas: (rows, columns) of the crops' grid, (1, 1) for one tile.
         image_size: (height, width) in pixels before cutting, or None where the model is not told.
@@ -39,6 +41,7 @@ class TowerView:
     keys_TLC: Tensor
     num_heads: int
     has_cls: bool
+    patch_N: Tensor
     project: Callable[[Tensor], Tensor]
     canvas: tuple[int, int] = (1, 1)
     image_size: tuple[int, int] | None = None
@@ -64,11 +67,7 @@ class TowerView:
     def _cls_products(self) -> Tensor:
         if not self.has_cls:
             raise InputError("this vision tower has no CLS token; use scores, the attention a token receives")
-        tiles, _, width = self.keys_TLC.shape
-        split = (tiles, -1, self.num_heads, width // self.num_heads)
-        q_THD = self.queries_TLC[:, :1].reshape(split).squeeze(1).float()
-        k_TLHD = self.keys_TLC.reshape(split).float()
-        return torch.einsum("thd,tlhd->thl", q_THD, k_TLHD) * (width // self.num_heads) ** -0.5
+        return cls_products(self.queries_TLC, self.keys_TLC, self.num_heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +101,7 @@ class ImageView:
     text_TD: Tensor | None = None
     text_ids_T: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    changed: bool = False  # whether features differ from what the model would read at these places
 
     def __len__(self) -> int:
         return len(self.features_ND)
@@ -109,9 +109,14 @@ class ImageView:
     def take(self, selection: Selection) -> ImageView:
         """The image as a selection leaves it, in the selection's order; the tower's view stays whole."""
         index = selection.index_K
-        features = self.features_ND[index] if selection.features_KD is None else selection.features_KD
-        scores = None if self.scores_N is None else self.scores_N[index]
-        return replace(self, features_ND=features, slots_N=self.slots_N[index], scores_N=scores)
+        merged = selection.features_KD
+        return replace(
+            self,
+            features_ND=self.features_ND[index] if merged is None else merged.to(self.features_ND),
+            slots_N=self.slots_N[index],
+            scores_N=None if self.scores_N is None else self.scores_N[index],
+            changed=self.changed or merged is not None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +154,9 @@ class LayerView:
         stage: which of the pruner's `layers` it is.
         num_layers: of the language model.
         attention_HTN: float32 probabilities of that layer: heads × text rows × image tokens; T = 1 for
-            `attention_rows = "last"`, for "text" every text token behind the sample's first image token. None
-            for a pruner without `attention_rows`.
+            `attention_rows = "last"` (the prompt's last token), for "text" every text token behind the
+            sample's first image token, or the last token where there is none. None for a pruner without
+            `attention_rows`.
         hidden_ND: the layer's output at the image tokens.
         token_N: int64, each token's number among those that entered the language model, ascending.
         image_N: int64, which image of the sample it belongs to.
