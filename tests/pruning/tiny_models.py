@@ -104,9 +104,7 @@ def _qwen2_5() -> Any:
     }
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
     ids = {**IDS, "vision_start_token_id": START, "vision_end_token_id": END}
-    return Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids)
-    )
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids))
 
 
 def _qwen3() -> Any:
