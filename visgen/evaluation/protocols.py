@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from visgen.errors import UnknownNameError
+from visgen.errors import InputError, UnknownNameError
 from visgen.registry import nearest
 
 
@@ -116,6 +116,11 @@ ANSWER_PROTOCOLS = {
 
 def get_protocol(name: str) -> EvaluationProtocol:
     """The protocol of a name; raises `UnknownNameError` listing the nearest ones."""
+    if name in ANSWER_PROTOCOLS:
+        raise InputError(
+            f"protocol {name!r} scores answers, not images; use `visgen evaluate --protocol {name}` or "
+            "visgen.evaluation.answering.evaluate_answers"
+        )
     if name not in PROTOCOLS:
         known = [*PROTOCOLS, *ANSWER_PROTOCOLS]
         raise UnknownNameError(f"unknown protocol {name!r}: {nearest(name, known)}")

@@ -3,7 +3,9 @@
 import pytest
 
 from visgen.data.scenes import Question
+from visgen.errors import InputError
 from visgen.evaluation.answering import AnswerOptions, split_of
+from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.scenes.answers import answer_scores, said
 
 
@@ -38,6 +40,11 @@ def test_scores_by_kind():
     assert scores["accuracy"] == answer_scores(["red", "a red one", "no"], asked)["accuracy"]
     with pytest.raises(ValueError, match="no answers"):
         answer_scores([], [])
+
+
+def test_images_are_not_scored_by_it():
+    with pytest.raises(InputError, match="evaluate_answers"):
+        EvaluationOptions(protocol="scenes-vqa").resolve_protocol()
 
 
 def test_options():
