@@ -103,6 +103,9 @@ def test_bad_input_is_told(pipe):
     for arguments, options, told in (
         ((image, "what about the elephant?"), {}, "does not know: about, elephant; it knows a, above"),
         ((image, " "), {}, "must be a text"),
+        ((image, "red \udcff?"), {}, "valid Unicode"),
+        ((image, "r" * 2**20), {}, "does not know: r"),
+        ((image, "red " * 100), {}, r"have 117 ids: with max_new_tokens=64 that is more than the 96"),
         ((image, []), {}, "1 images and 0 questions"),
         (([image] * 2, QUESTIONS[:3]), {}, "2 images and 3 questions"),
         (([], QUESTIONS[0]), {}, "empty list"),

@@ -25,6 +25,7 @@ from visgen.pruning.report import PruneReport
 
 LONGEST = 64
 MOST_WORDS = 12  # of a closed vocabulary that a message lists
+MOST_UNKNOWN = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,7 @@ class AnswerPipeline(ImagePipeline):
             for _, index in self._progress(len(texts), size):
                 asked = [pictures[i] for i in index], [texts[i] for i in index]
                 with self._pruned(pruner, reports), self._read(*asked, num_tokens) as inputs:
+                    self._check_length(inputs, longest)
                     answers += self.vision_language_model.answers(self._generate_ids(inputs, longest))
         finally:
             self.maybe_free_model_hooks()
@@ -139,16 +141,28 @@ class AnswerPipeline(ImagePipeline):
         made = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
         return made[:, inputs["input_ids"].shape[1] :].cpu()
 
+    def _check_length(self, inputs: Any, longest: int) -> None:
+        config = self.vision_language_model.model.config.get_text_config()
+        length, most = inputs["input_ids"].shape[1], getattr(config, "max_position_embeddings", None)
+        if most is not None and length + longest > most:
+            raise InputError(
+                f"a question and its image have {length} ids: with max_new_tokens={longest} that is more "
+                f"than the {most} that this model reads; ask less"
+            )
+
     def _check_words(self, questions: Sequence[str]) -> None:
         model = self.vision_language_model
+        token = getattr(model.processor, "image_token", None)
         for question in questions:
+            if token and token in question:
+                raise InputError(f"question {shown(question)} holds {token}, which stands for the image")
             bare = "".join(c if c.isalnum() or c.isspace() else " " for c in question)
             if unknown := model.unknown_words(bare):
                 known = model.known_words()
                 some = ", ".join(known[:MOST_WORDS]) + (", …" if len(known) > MOST_WORDS else "")
                 raise InputError(
                     f"question {shown(question)} has words that this model does not know: "
-                    f"{', '.join(unknown)}; it knows {some}"
+                    f"{', '.join(word[:30] for word in unknown[:MOST_UNKNOWN])}; it knows {some}"
                 )
 
 
@@ -161,14 +175,19 @@ def pairs(images: Any, questions: str | Sequence[str]) -> tuple[list[Any], list[
     pictures = [_picture(one) for one in as_image_list(images, "images")]
     texts = [questions] if isinstance(questions, str) else list(questions)
     for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"question {shown(text)} must be a text that is not empty")
+        if not isinstance(text, str) or not text.strip() or not _is_unicode(text):
+            raise InputError(f"question {shown(text)} must be a text that is not empty, in valid Unicode")
     count = max(len(pictures), len(texts))
     if {len(pictures), len(texts)} - {1, count} or not texts:
         raise InputError(
             f"{len(pictures)} images and {len(texts)} questions: give a question per image, or one of either"
         )
     return pictures * (count // len(pictures)), texts * (count // len(texts))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no half of a surrogate pair is left, as bytes of the command line that are no text leave."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _picture(image: Any) -> Any:
