@@ -57,7 +57,7 @@ ARGUMENTS = {
     "edit": "IMAGE",
     "reconstruct": "IMAGE…",
     "caption": "IMAGE…",
-    "ask": "IMAGE… QUESTION",
+    "ask": "IMAGE…",
     "prune": "IMAGE",
     "tokenize": "IMAGE|FOLDER",
     "detokenize": "FILE|FOLDER",
