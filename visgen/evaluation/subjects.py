@@ -18,7 +18,6 @@ from visgen.data.images import read_image
 from visgen.data.listing import list_images
 from visgen.errors import InputError, shown
 from visgen.evaluation.metrics import RECONSTRUCTION, listed
-from visgen.pipelines.assets import shipped_models
 from visgen.pipelines.fingerprint import weights_digest
 from visgen.pipelines.flow_decoding import decoding_request, length_facts
 from visgen.pipelines.interleaved import InterleavedPipeline
@@ -28,6 +27,7 @@ from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.pipelines.seed_llama import find_seed_llama
 from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.pipelines.transformers_models import find_transformers
+from visgen.shipped import shipped_models
 from visgen.tokenizers.tokens import ImageTokens
 
 Captions = Callable[[Sequence[int]], Sequence[str]]

@@ -166,7 +166,8 @@ class ImagePipeline(DiffusionPipeline):
         Args:
             folder: where; made if missing.
             dtype: of the stored weights; None keeps theirs.
-            shared: component → "MODEL/COMPONENT" of a shipped model, to refer to instead of writing it.
+            shared: component, or part of one such as "tokenizer.codec.cnn", → "MODEL/COMPONENT" of a shipped
+                model, to refer to instead of writing it.
             card: licence, recipe, parity, notes; None keeps the model's own.
 
         Raises:
@@ -179,7 +180,8 @@ class ImagePipeline(DiffusionPipeline):
                 components[slot] = register_component(slot, module, shared.get(slot))
         for slot, component in components.items():
             if component.shared is None:
-                save_component(self.components[slot], folder / slot, dtype)
+                parts = {k.removeprefix(f"{slot}."): v for k, v in shared.items() if k.startswith(f"{slot}.")}
+                save_component(self.components[slot], folder / slot, dtype, parts)
         folder.mkdir(parents=True, exist_ok=True)
         index = ModelIndex(type(self).__name__, components, changed_options(self.sampling), card or self.card)
         (folder / INDEX_NAME).write_text(
