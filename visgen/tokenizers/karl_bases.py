@@ -204,9 +204,7 @@ class VQBase(KARLBase):
         try:
             self.cnn.load_state_dict(tokenizer.state_dict())
         except RuntimeError as error:
-            raise InputError(
-                f"base of kind vq does not fit the tokenizer it is to be copied from ({error})"
-            ) from error
+            raise InputError(f"base of kind vq does not fit the tokenizer it is to be copied from ({error})") from error
 
     @property
     def last_layer(self) -> Tensor:

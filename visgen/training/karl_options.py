@@ -113,9 +113,7 @@ def _started(options: KARLOptions) -> KARLTokenizer:
         raise InputError(f"options.init={options.init!r} holds a {type(found).__name__}")
     if options.base is not None:
         if not isinstance(found.base_tokenizer, VQBase):
-            raise InputError(
-                f"options.base={options.base!r} beside options.init needs a model of base.kind vq"
-            )
+            raise InputError(f"options.base={options.base!r} beside options.init needs a model of base.kind vq")
         found.base_tokenizer.take(_base(options))
     return found
 
