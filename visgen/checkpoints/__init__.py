@@ -31,6 +31,7 @@ OFFICIAL = Registry(
         "elm-bae": "visgen.checkpoints.elm_tokenizer:tokenizer_from_official",
         "elm-ar": "visgen.checkpoints.elm:generator_from_official",
         "elm-mlm": "visgen.checkpoints.elm:masked_from_official",
+        "xar": "visgen.checkpoints.xar:generator_from_official",
     },
 )
 
