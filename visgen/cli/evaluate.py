@@ -14,11 +14,16 @@ from visgen.cli.options import (
     DecodeSteps,
     Device,
     Dtype,
+    Guidance,
+    InferenceSteps,
     NumTokens,
     Offline,
+    Solver,
     Strategy,
     check_device,
+    given_flow,
     given_length,
+    given_sampling,
     given_strategy,
 )
 from visgen.cli.token_options import MaxError
@@ -67,6 +72,9 @@ def evaluate(
         typer.Option(metavar="FILE", help="A .txt or .jsonl to draw instead of the reference's captions."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 32,
+    steps: InferenceSteps = None,
+    solver: Solver = None,
+    guidance_scale: Guidance = None,
     strategy: Strategy = None,
     num_tokens: NumTokens = None,
     max_error: MaxError = None,
@@ -99,6 +107,8 @@ def evaluate(
     _check_files(output, statistics, names)
     if device is not None:
         check_device(device)
+    given_flow(steps, solver)
+    given_sampling(guidance_scale=guidance_scale)
     given_strategy(strategy)
     given_length(num_tokens, decode_steps, decode_guidance)
     options = EvaluationOptions(
@@ -108,6 +118,9 @@ def evaluate(
         count=count,
         seed=seed,
         batch_size=batch_size,
+        steps=steps,
+        solver=solver,
+        guidance_scale=guidance_scale,
         strategy=strategy,
         num_tokens=num_tokens,
         max_error=max_error,
