@@ -115,7 +115,9 @@ class ModelSubject(Subject):
         if strategy is not None and self.kind == "tokenizer":
             raise InputError(f"--strategy {shown(strategy)}: {name!r} draws nothing; leave it out")
         if sampling and self.kind == "tokenizer":
-            raise InputError(f"{name!r} draws nothing, so {shown(dict(sampling))} say nothing; leave them out")
+            raise InputError(
+                f"{name!r} draws nothing, so {shown(dict(sampling))} say nothing; leave them out"
+            )
         override(pipe.sampling, **(sampling or {}))  # refuse now what would end the evaluation later
         strategy_request(pipe, strategy, None)
         pipe.tokenizer.check_knobs(num_tokens, max_error)

@@ -22,6 +22,7 @@ OBJECTIVES = Registry(
         "scenes-checker": "visgen.training.checker:SceneCheckerObjective",
         "next-scale-generator": "visgen.training.generator:NextScaleObjective",
         "next-token-generator": "visgen.training.generator:NextTokenObjective",
+        "xar-generator": "visgen.training.xar:XARObjective",
         "karl-tokenizer": "visgen.training.karl:KARLObjective",
         "kl-tokenizer": "visgen.training.kl:KLObjective",
         "drafter": "visgen.training.drafter:DrafterObjective",
