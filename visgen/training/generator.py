@@ -27,7 +27,7 @@ from visgen.generators.var import VARTransformer
 from visgen.nn.building import construct
 from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
-from visgen.pipelines.assets import assets_folder, shipped_models
+from visgen.shipped import assets_folder, shipped_models
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.flow_decoding import DECODING, decoding_request
