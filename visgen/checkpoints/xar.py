@@ -70,7 +70,7 @@ def infer_config(state: State) -> dict[str, Any]:
 
 
 def _cell(state: State, side: int) -> int:
-    """Side of a cell: of as many positions as the mask's first row lets see; a quarter of the image without."""
+    """Side of a cell, of which the mask's first row sees all positions; without a mask half the image's."""
     mask = state.get("mask")
     if mask is None or mask.is_meta:
         return max(1, side // 2)
