@@ -11,6 +11,7 @@ from typing import Any
 
 from visgen.checkpoints.catalogue_entry import OfficialCheckpoint
 from visgen.checkpoints.catalogue_flextok import FLEXTOK_ENTRIES
+from visgen.checkpoints.catalogue_kl16 import KL16_ENTRIES
 from visgen.checkpoints.catalogue_seed import SEED_ENTRIES
 from visgen.checkpoints.catalogue_seed_llama import SEED_LLAMA_ENTRIES
 from visgen.checkpoints.catalogue_titok import TITOK_ENTRIES
@@ -253,6 +254,7 @@ _ENTRIES = (
     _elm_tokenizer("24"),
     *FLEXTOK_ENTRIES,
     *TITOK_ENTRIES,
+    *KL16_ENTRIES,
     *SEED_ENTRIES,
     *SEED_LLAMA_ENTRIES,
     _transformers(

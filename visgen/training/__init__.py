@@ -23,6 +23,7 @@ OBJECTIVES = Registry(
         "next-scale-generator": "visgen.training.generator:NextScaleObjective",
         "next-token-generator": "visgen.training.generator:NextTokenObjective",
         "karl-tokenizer": "visgen.training.karl:KARLObjective",
+        "kl-tokenizer": "visgen.training.kl:KLObjective",
         "drafter": "visgen.training.drafter:DrafterObjective",
         "seed-tokenizer": "visgen.training.seed:SEEDTokenizerObjective",
         "seed-renderer": "visgen.training.seed_renderer:SEEDRendererObjective",
