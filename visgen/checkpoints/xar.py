@@ -15,7 +15,9 @@ NAMES = {
     "dec_depth": "decoder_depth",
     "heads": "num_heads",
 }
-HEADS = {768: 12, 1024: 16, 1280: 16}  # of the published widths
+# Name → width, blocks of either stack, heads, MLP
+SIZES = {"b": (768, 8, 12, 2048), "l": (1024, 16, 16, 2730), "h": (1280, 20, 16, 3413)}
+HEADS = {width: heads for width, _, heads, _ in SIZES.values()}
 KEYS = (
     ("class_emb.", "condition_embed.embed."),
     ("time_embed.mlp.0.", "time_embed.mlp.linear_1."),
