@@ -52,7 +52,7 @@ def _load(source: Path) -> Any:
     from visgen.evaluation.scenes.checker import SceneChecker
     from visgen.nn.model import read_config
     from visgen.tokenizers import TOKENIZERS
-    from visgen.training.tokenizer import load_tokenizer
+    from visgen.training.reconstruction import load_tokenizer
 
     if (source / "model_index.json").is_file():
         return visgen.load(source)

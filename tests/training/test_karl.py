@@ -14,7 +14,7 @@ from visgen.tokenizers.karl import KARLTokenizer
 from visgen.training import train
 from visgen.training.karl import KARLObjective, KARLOptions, halting_losses, updated_bin_law
 from visgen.training.karl_scores import calibrate_errors, mean_error
-from visgen.training.tokenizer import to_pixels
+from visgen.training.reconstruction import to_pixels
 
 BASE = {
     "kind": "vq",
@@ -103,7 +103,7 @@ def test_a_step_is_a_function_of_its_seed(batch):
 
 def test_the_adversary_sees_both_passes(batch):
     spec = {"hidden_size": 4, "num_layers": 1, "adaptive": True}
-    from visgen.training.tokenizer import AdversarialSpec
+    from visgen.training.reconstruction import AdversarialSpec
 
     one = objective(stage="finetune", adversarial=AdversarialSpec(**spec))
     values = one.loss(batch, 0, 5)

@@ -24,6 +24,7 @@ OBJECTIVES = Registry(
         "next-token-generator": "visgen.training.generator:NextTokenObjective",
         "xar-generator": "visgen.training.xar:XARObjective",
         "karl-tokenizer": "visgen.training.karl:KARLObjective",
+        "kl-tokenizer": "visgen.training.kl:KLObjective",
         "drafter": "visgen.training.drafter:DrafterObjective",
         "seed-tokenizer": "visgen.training.seed:SEEDTokenizerObjective",
         "seed-renderer": "visgen.training.seed_renderer:SEEDRendererObjective",

@@ -41,7 +41,7 @@ from visgen.tokenizers.base import ImageTokenizer
 from visgen.tokenizers.tokens import Scales, Sequence1D
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import load_tokenizer, to_pixels, validation_batches, validation_source
+from visgen.training.reconstruction import load_tokenizer, to_pixels, validation_batches, validation_source
 
 ConditionKind = Literal["class", "prompt", "text"]
 Model = TypeVar("Model", bound=VisgenModel)

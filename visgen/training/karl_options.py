@@ -14,8 +14,8 @@ from visgen.tokenizers.flextok_blocks import sincos
 from visgen.tokenizers.karl import KARLTokenizer
 from visgen.tokenizers.karl_bases import VQBase
 from visgen.tokenizers.vq import VQTokenizer
+from visgen.training.reconstruction import AdversarialSpec, PerceptualSpec, load_tokenizer
 from visgen.training.spreading import spread_places
-from visgen.training.tokenizer import AdversarialSpec, PerceptualSpec, load_tokenizer
 
 
 @dataclass(frozen=True)
