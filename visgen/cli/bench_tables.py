@@ -137,6 +137,11 @@ def _more(row: Row) -> str:
         return f"first {first:.1f} s, logits within {difference:.1e}"
     if "same_tokens" in row:
         return f"{row['speedup']:.2f}× the plain loop, its first {row['same_tokens']} tokens"
+    if "largest_latent_difference" in row:
+        calls, difference = row["network_calls"], row["largest_latent_difference"]
+        return f"{row['speedup']:.2f}× the plain loop, {calls} calls, latents within {difference:.0e}"
+    if "network_calls" in row:
+        return f"{row['network_calls']} calls"
     if "bytes_per_second" in row:
         return f"{row['bytes_per_second'] / 1e9:.1f} GB/s"
     return ""
