@@ -118,9 +118,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="surplus"):
         from_official("xar", extra)
     for key in ("pred.bias", "encoder_blocks.1.mlp.fc1_x.weight", "class_emb.weight"):
-        with pytest.raises(InputError, match="missing|cannot be told"):
+        with pytest.raises(InputError, match=r"missing|cannot be told"):
             from_official("xar", {name: tensor for name, tensor in state.items() if name != key})
-    with pytest.raises(InputError, match="squares? grids|square"):
+    with pytest.raises(InputError, match="square grids"):
         from_official("xar", state | {"encoder_pos_embed_learned": torch.zeros(1, 250, 48)})
     with pytest.raises(InputError, match="depth_of"):
         from_official("xar", state, {"depth_of": 3})

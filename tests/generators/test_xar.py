@@ -100,14 +100,14 @@ def test_cached_passes_equal_the_whole_forward(kind, modulation, schedule):
 
 @torch.no_grad()
 @pytest.mark.parametrize("entities", ENTITIES)
-@pytest.mark.parametrize("solver", ["sde", "ode"])
-def test_every_kind_of_entity(entities, solver):
-    model, steps = make("prompt", ENTITIES[entities]), []
-    run = ComparedRun(model, request(condition("prompt"), EntitySampling(3, solver, 2.0)))
-    result = run.run(steps.append)
-    assert [step.index for step in steps] == list(range(len(model.entities)))
+@pytest.mark.parametrize(("steps", "solver"), [(3, "sde"), (1, "ode")])
+def test_every_kind_of_entity(entities, steps, solver):
+    model, seen = make("prompt", ENTITIES[entities]), []
+    run = ComparedRun(model, request(condition("prompt"), EntitySampling(steps, solver, 2.0)))
+    result = run.run(seen.append)
+    assert [step.index for step in seen] == list(range(len(model.entities)))
     last = result.tokens.latents.transpose(1, 2).unflatten(2, GRID)
-    assert torch.equal(steps[-1].latents, last) and torch.isfinite(last).all()
+    assert torch.equal(seen[-1].latents, last) and torch.isfinite(last).all()
 
 
 class CountedRun(EntityRun):
@@ -127,7 +127,6 @@ def test_only_guided_entities_compute_both_halves():
     off = CountedRun(model, request(cond, EntitySampling(3)))
     off.run()
     assert set(off.rows) == {3}
-    assert torch.equal(draw(model, cond, EntitySampling(3)), draw(model, cond, EntitySampling(3), None))
 
 
 def test_modulations_are_made_once_per_level_and_condition(monkeypatch):
@@ -229,7 +228,7 @@ def test_a_prefix_is_seen_and_sees_no_image():
     x, times = torch.randn(3, 16, 3), torch.rand(3, 4)
     other = PromptCondition((cond.input_ids + 1) % 9, cond.mask)
     assert not torch.allclose(model(cond, x, times), model(other, x, times), atol=1e-2)
-    hidden = PromptCondition(cond.input_ids + 3 * ~cond.mask, cond.mask)  # words behind the mask
+    hidden = PromptCondition((cond.input_ids + 3 * ~cond.mask) % 9, cond.mask)  # words behind the mask
     assert torch.equal(model(cond, x, times), model(hidden, x, times))
 
 
@@ -273,7 +272,8 @@ def test_saved_and_loaded(entities, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = GENERATORS.load("XARGenerator").from_pretrained(tmp_path)
     assert loaded.entities == model.entities
-    assert torch.equal(draw(loaded, condition("prompt")), draw(model, condition("prompt")))
+    made = [draw(one, condition("prompt"), EntitySampling(1, "ode", 2.0)) for one in (loaded, model)]
+    assert torch.equal(*made)
 
 
 def test_a_failed_generation_leaves_nothing_behind():

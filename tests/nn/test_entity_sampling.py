@@ -1,4 +1,4 @@
-"""Sampling entity by entity: guidance over entities, what is refused; the solvers on laws with known flows."""
+"""Sampling entity by entity: guidance over entities, what is refused; solvers on laws with known flows."""
 
 import pytest
 import torch

@@ -139,13 +139,13 @@ class EntityLayout:
 
     def places(self) -> Tensor:
         """(row, column) of each position on the grid, float32 (L, 2); those of coarser images are centres."""
-        return torch.cat([self._places(e) for e in range(len(self))])
-
-    def _places(self, entity: int) -> Tensor:
-        (h, w), index = self.sizes[entity], torch.tensor(self.groups[entity])
-        fine = torch.tensor([self.grid[0] / h, self.grid[1] / w])
-        raster = torch.stack([index.div(w, rounding_mode="floor"), index % w], dim=1).float()
-        return (raster + 0.5) * fine - 0.5
+        return torch.tensor(
+            [
+                ((i // w + 0.5) * self.grid[0] / h - 0.5, (i % w + 0.5) * self.grid[1] / w - 0.5)
+                for (h, w), group in zip(self.sizes, self.groups, strict=True)
+                for i in group
+            ]
+        )
 
     def attention_mask(self) -> Tensor:
         """Block-causal, bool (L, L): a position sees its entity and those before."""

@@ -21,6 +21,7 @@ from visgen.generators.conditions import Condition
 from visgen.generators.entities import EntityLayout
 from visgen.generators.prefix import ClassPrefix, ProjectedPrefix, PromptPrefix
 from visgen.generators.xar_blocks import NORM_EPS, TimeEmbedding, XARBlock, XARModulation, spread
+from visgen.generators.xar_geometry import whole_pass
 from visgen.generators.xar_sampling import EntityRun
 from visgen.nn.adaln import Linear32, Modulation
 from visgen.nn.cache import KVCache
@@ -29,11 +30,10 @@ from visgen.nn.flow import SigmaLaw, flow_pair
 from visgen.nn.initial import init_matrices
 from visgen.nn.llama import RMSNorm
 from visgen.nn.model import VisgenModel
-from visgen.nn.rope import Rotation, place_rotation
+from visgen.nn.rope import Rotation
 from visgen.tokenizers.tokens import Grid, ImageTokens
 
 CELLS_OF_8 = {"kind": "cell", "size": 8}  # the published models
-ROPE_BASE = 10000.0
 LOGIT_NORMAL = SigmaLaw()
 
 
@@ -136,6 +136,11 @@ class XARGenerator(VisgenModel, ImageGenerator):
         return 0 if self.config.condition == "class" else self.config.text_length
 
     @property
+    def head_size(self) -> int:
+        """Channels of an attention head."""
+        return self.config.hidden_size // self.config.num_heads
+
+    @property
     def depth(self) -> int:
         """Blocks of both stacks."""
         return len(self.encoder_blocks) + len(self.decoder_blocks)
@@ -156,12 +161,6 @@ class XARGenerator(VisgenModel, ImageGenerator):
         if self.config.modulation == "shared":
             shared = self.shared_modulation(F.silu(c)).unflatten(-1, (6, -1))
         return [block.modulations(c, shared) for block in (*self.encoder_blocks, *self.decoder_blocks)]
-
-    def rotation(self) -> Rotation:
-        """Rotary tables of text and image positions; text is not turned."""
-        head_size = self.config.hidden_size // self.config.num_heads
-        cos, sin = place_rotation(self.entities.places(), head_size, ROPE_BASE, self.text_length, "identity")
-        return cos.to(self.device), sin.to(self.device)
 
     def embed_latents(self, x_BLC: Tensor, positions_1LC: Tensor) -> Tensor:
         """Noisy latents as the blocks read them, before the first norm."""
@@ -200,22 +199,18 @@ class XARGenerator(VisgenModel, ImageGenerator):
                 noisy ones; twice the work.
         """
         vector, prefix = self.embed_condition(condition)
-        tables, mask = (self.encoder_pos, self.decoder_pos), self.entities.attention_mask()
-        cos, sin = self.rotation()
-        lengths = [*self.entities.lengths]
+        doubled = clean_BLC is not None
+        around = whole_pass(self.entities, self.head_size, self.text_length, doubled, self.device)
+        encoder_pos, decoder_pos = self.encoder_pos, self.decoder_pos
         if clean_BLC is not None:
-            x_BLC, times_BE = torch.cat([clean_BLC, x_BLC], 1), torch.cat([0 * times_BE, times_BE], 1)
-            tables, lengths = tuple(table.repeat(1, 2, 1) for table in tables), lengths * 2
-            cos, sin = (torch.cat([table, table[self.text_length :]]) for table in (cos, sin))
-            mask = _clean_context_mask(mask)
-        x, decoder_pos = self.embed_latents(x_BLC, tables[0]), tables[1]
+            x_BLC, times_BE = torch.cat([clean_BLC, x_BLC], 1), F.pad(times_BE, (times_BE.shape[1], 0))
+            encoder_pos, decoder_pos = encoder_pos.repeat(1, 2, 1), decoder_pos.repeat(1, 2, 1)
+        x = self.embed_latents(x_BLC, encoder_pos)
         if prefix is not None:
-            x = torch.cat([prefix.to(x.dtype), x], dim=1)
-            times_BE, lengths = F.pad(times_BE, (1, 0)), [self.text_length, *lengths]
-            decoder_pos = F.pad(decoder_pos, (0, 0, self.text_length, 0))
-            mask = _with_prefix(mask, self.text_length)
-        modulations = [spread(vectors, lengths) for vectors in self.modulations(vector, times_BE)]
-        x = self.trunk(x, modulations, decoder_pos, (cos, sin), mask=mask.to(x.device))
+            x, times_BE = torch.cat([prefix.to(x.dtype), x], dim=1), F.pad(times_BE, (1, 0))
+            decoder_pos = F.pad(decoder_pos, (0, 0, prefix.shape[1], 0))
+        modulations = [spread(vectors, around.lengths) for vectors in self.modulations(vector, times_BE)]
+        x = self.trunk(x, modulations, decoder_pos, around.rotation, mask=around.mask)
         return self.pred(x[:, -self.entities.length :]).float()
 
     def flow_loss(
@@ -313,17 +308,3 @@ def _check(hidden_size: int, num_heads: int, modulation: str, condition: str) ->
         raise InputError(f"modulation={modulation!r} must be per_block or shared")
     if condition not in ("class", "prompt", "text"):
         raise InputError(f"condition={condition!r} must be class, prompt or text")
-
-
-def _clean_context_mask(mask_LL: Tensor) -> Tensor:
-    """Bool (2L, 2L) of clean positions, then noisy ones, which see their entity and the clean ones before."""
-    same = mask_LL & mask_LL.T
-    clean = torch.cat([mask_LL, torch.zeros_like(mask_LL)], dim=1)
-    return torch.cat([clean, torch.cat([mask_LL & ~same, same], dim=1)])
-
-
-def _with_prefix(mask_LL: Tensor, length: int) -> Tensor:
-    """Bool (T + L, T + L): all see the T positions of the prefix, which see only each other."""
-    below = F.pad(mask_LL, (length, 0), value=True)
-    above = torch.arange(below.shape[1]) < length
-    return torch.cat([above.expand(length, -1), below])

@@ -34,7 +34,7 @@ def time_steps(times: Tensor) -> Tensor:
 
 
 class TimeEmbedding(KeepFloat32):
-    """t (…) in [0, 1] → (…, C): cosines and sines of 1000 t, then an MLP; float32 throughout."""
+    """t (…) in [0, 1] → (…, C): cosines and sines of 1000 t, then an MLP, which stays in float32."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from visgen.errors import InputError
 from visgen.generators.base import GenerationRequest, GenerationResult, GenerationStep, OnStep
+from visgen.generators.xar_geometry import rotary_tables
 from visgen.nn.cache import KVCache
 from visgen.nn.entity_sampling import EntitySampling
 from visgen.nn.flow import euler, euler_maruyama, even_times, guide, maruyama_times
@@ -41,7 +42,10 @@ class EntityRun:
         vectors, index = torch.unique(vector.float().cpu(), dim=0, return_inverse=True)
         self.vectors, self.index = vectors.to(vector), index.to(vector.device)
         self.kept: dict[float, Tensor] = {}
-        self.rotation = model.rotation()
+        self.places = model.entities.slices()
+        self.rotation = rotary_tables(
+            model.entities.places(), model.head_size, model.text_length, model.device
+        )
         self.cache = self._new_cache(len(vector))
         self.passes = 0
         if prefix is not None:
@@ -61,9 +65,8 @@ class EntityRun:
     def _new_cache(self, rows: int) -> KVCache:
         config, model = self.model.config, self.model
         length = model.text_length + model.entities.length
-        head_size = config.hidden_size // config.num_heads
         kind = {"dtype": model.dtype, "device": model.device}
-        return KVCache(model.depth, rows, config.num_heads, length, head_size, **kind)
+        return KVCache(model.depth, rows, config.num_heads, length, model.head_size, **kind)
 
     def run(self, on_step: OnStep | None = None) -> GenerationResult:
         """All entities in their order."""
@@ -112,7 +115,7 @@ class EntityRun:
         self.cache.advance(clean_BLC.shape[1])
 
     def _entity_features(self, entity: int, x_RLC: Tensor, t: float) -> Tensor:
-        model, place = self.model, self.model.entities.slices()[entity]
+        model, place = self.model, self.places[entity]
         x = model.embed_latents(x_RLC, model.encoder_pos[:, place])
         at = slice(model.text_length + place.start, model.text_length + place.stop)
         return self._features(x, t, model.decoder_pos[:, place], at)
