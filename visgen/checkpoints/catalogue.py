@@ -15,6 +15,7 @@ from visgen.checkpoints.catalogue_kl16 import KL16_ENTRIES
 from visgen.checkpoints.catalogue_seed import SEED_ENTRIES
 from visgen.checkpoints.catalogue_seed_llama import SEED_LLAMA_ENTRIES
 from visgen.checkpoints.catalogue_titok import TITOK_ENTRIES
+from visgen.checkpoints.catalogue_xar import XAR_ENTRIES
 from visgen.errors import UnknownNameError
 from visgen.registry import nearest
 
@@ -255,6 +256,7 @@ _ENTRIES = (
     *FLEXTOK_ENTRIES,
     *TITOK_ENTRIES,
     *KL16_ENTRIES,
+    *XAR_ENTRIES,
     *SEED_ENTRIES,
     *SEED_LLAMA_ENTRIES,
     _transformers(

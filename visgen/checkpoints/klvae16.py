@@ -85,7 +85,7 @@ def _has(state: State, prefix: str) -> bool:
 def vae_from_official(state: State, config: dict[str, Any] | None = None) -> AutoencoderKL:
     """Build an `AutoencoderKL` from an official state dict; config keys are those of diffusers, inferred when
     omitted. Pixels are in [-1, 1]; generators work on latents times `scaling_factor`."""
-    ours = KL16 | infer_config(state) | (config or {})
+    ours = {**KL16, **infer_config(state), **(config or {})}
     return build(_autoencoder, ours, convert(state), "the official KL-16 VAE")
 
 

@@ -15,7 +15,9 @@ NAMES = {
     "dec_depth": "decoder_depth",
     "heads": "num_heads",
 }
-HEADS = {768: 12, 1024: 16, 1280: 16}  # of the published widths
+# Name → width, blocks of either stack, heads, MLP
+SIZES = {"b": (768, 8, 12, 2048), "l": (1024, 16, 16, 2730), "h": (1280, 20, 16, 3413)}
+HEADS = {width: heads for width, _, heads, _ in SIZES.values()}
 KEYS = (
     ("class_emb.", "condition_embed.embed."),
     ("time_embed.mlp.0.", "time_embed.mlp.linear_1."),
@@ -70,7 +72,7 @@ def infer_config(state: State) -> dict[str, Any]:
 
 
 def _cell(state: State, side: int) -> int:
-    """Side of a cell: of as many positions as the mask's first row lets see; a quarter of the image without."""
+    """Side of a cell, of which the mask's first row sees all positions; without a mask half the image's."""
     mask = state.get("mask")
     if mask is None or mask.is_meta:
         return max(1, side // 2)

@@ -1,8 +1,8 @@
 """What xAR predicts one after another (arXiv 2502.20388, section 3): entities of a grid of latents.
 
 An entity is one position ("patch"), a square of neighbours ("cell"), a group with a stride ("subsample"), a
-whole coarser image ("scale"), or the image itself ("image"). A generator sees only what `EntityLayout` says of
-the sequence: which entity a position belongs to and where it stands.
+whole coarser image ("scale"), or the image itself ("image"). A generator sees only what `EntityLayout` says
+of the sequence: which entity a position belongs to and where it stands.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class EntityLayout:
         growing = all(a < b for a, b in pairwise(scales))
         if not scales or not growing or scales[0] < 1 or scales[-1] != max(h, w):
             raise InputError(
-                f"entities.scales={shown(scales)} must grow from 1 or more to {max(h, w)}, the longer side of "
-                f"the grid {self.grid}"
+                f"entities.scales={shown(scales)} must grow from 1 or more to {max(h, w)}, the longer side "
+                f"of the grid {self.grid}"
             )
 
     @property
@@ -135,7 +135,7 @@ class EntityLayout:
 
     def entity_ids(self) -> Tensor:
         """Position of the sequence → its entity, int64 (L,)."""
-        return torch.repeat_interleave(torch.tensor(self.lengths))
+        return torch.tensor([e for e, length in enumerate(self.lengths) for _ in range(length)])
 
     def places(self) -> Tensor:
         """(row, column) of each position on the grid, float32 (L, 2); those of coarser images are centres."""

@@ -91,8 +91,8 @@ class TextPrefix(nn.Module):
 
 
 class ProjectedPrefix(nn.Module):
-    """Text features through a linear layer; masked positions, and all of a row without a prompt, hold a learned
-    vector and are seen too."""
+    """Text features through a linear layer; masked positions, and all of a row without a prompt, hold a
+    learned vector and are seen too."""
 
     def __init__(self, text_dim: int, length: int, hidden_size: int) -> None:
         super().__init__()

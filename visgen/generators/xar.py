@@ -1,9 +1,9 @@
-"""xAR: next-X prediction (arXiv 2502.20388). An image of continuous latents is cut into entities; each is made
-by a flow that sees all entities before.
+"""xAR: next-X prediction (arXiv 2502.20388). An image of continuous latents is cut into entities; each is
+made by a flow that sees all entities before.
 
 In training every entity is noisy, each at a level of its own, and one pass predicts all velocities (noisy
-context learning); when images are made, the entities before are clean. Conditioned on a class (the paper) or on
-text: a prefix of text positions, which every entity attends to, and their mean in the adaptive norms.
+context learning); when images are made, the entities before are clean. Conditioned on a class (the paper) or
+on text: a prefix of text positions, which every entity attends to, and their mean in the adaptive norms.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class XARGenerator(VisgenModel, ImageGenerator):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Random weights as in xAR's trainer: Xavier's uniform law for matrices, normal ones of 0.02 for tables,
-        zero biases. Adaptive norms do not start from zero."""
+        """Random weights as in xAR's trainer: Xavier's uniform law for matrices, normal ones of 0.02 for
+        tables, zero biases. Adaptive norms do not start from zero."""
         init_matrices(self, nn.init.normal_)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -177,8 +177,8 @@ class XARGenerator(VisgenModel, ImageGenerator):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """What the velocity is a linear function of, (B, L, C); with a cache, positions attend to everything in
-        it as well, and stand behind it until the next call."""
+        """What the velocity is a linear function of, (B, L, C); with a cache, positions attend to everything
+        in it as well, and stand behind it until the next call."""
         x = self.z_proj_ln(x)
         for layer, block in enumerate(self.encoder_blocks):
             x = block(x, modulations[layer], rotation, mask=mask, cache=cache, layer=layer)
@@ -237,8 +237,7 @@ class XARGenerator(VisgenModel, ImageGenerator):
             context_noise: entities see the noisy ones before them; False: clean ones.
         """
         clean = self.entities.order(latents_BLC)
-        lengths = torch.tensor(self.entities.lengths, device=times_BE.device)
-        times_BL = torch.repeat_interleave(times_BE, lengths, dim=1)
+        times_BL = times_BE[:, self.entities.entity_ids().to(times_BE.device)]
         pair = flow_pair(clean.flatten(0, 1), noise_BLC.flatten(0, 1), times_BL.flatten())
         x, target = (part.view_as(clean) for part in pair)
         velocity = self(condition, x, times_BE, None if context_noise else clean)
@@ -277,8 +276,8 @@ class XARGenerator(VisgenModel, ImageGenerator):
         fits = tokens.layout == self.layout and tokens.latents is not None
         if not fits or tokens.latents.shape[-1] != self.config.latent_channels:
             raise InputError(
-                f"tokens of layout {tokens.layout} and shape {tuple(tokens.values.shape)} do not fit a generator "
-                f"of {self.layout} with latents of {self.config.latent_channels} channels"
+                f"tokens of layout {tokens.layout} and shape {tuple(tokens.values.shape)} do not fit a "
+                f"generator of {self.layout} with latents of {self.config.latent_channels} channels"
             )
         return tokens.latents.float().to(self.device)
 
@@ -317,7 +316,7 @@ def _check(hidden_size: int, num_heads: int, modulation: str, condition: str) ->
 
 
 def _clean_context_mask(mask_LL: Tensor) -> Tensor:
-    """Bool (2L, 2L) of clean positions, then noisy ones: a noisy entity sees itself and the clean ones before."""
+    """Bool (2L, 2L) of clean positions, then noisy ones, which see their entity and the clean ones before."""
     same = mask_LL & mask_LL.T
     clean = torch.cat([mask_LL, torch.zeros_like(mask_LL)], dim=1)
     return torch.cat([clean, torch.cat([mask_LL & ~same, same], dim=1)])

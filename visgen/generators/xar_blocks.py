@@ -1,5 +1,5 @@
-"""xAR's transformer block (arXiv 2502.20388): rotary attention and a gated MLP between norms that condition and
-noise level shift and scale."""
+"""xAR's transformer block (arXiv 2502.20388): rotary attention and a gated MLP behind norms that condition
+and noise level shift and scale."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ class XARBlock(nn.Module):
 
 
 def spread(vectors_BE6C: Tensor, lengths: Sequence[int]) -> Modulation:
-    """The six vectors of every position, (B, L, C) each, from those of entities of some `lengths`; (B, 1, C) of
-    a single one."""
+    """The six vectors of every position, (B, L, C) each, from those of entities of some `lengths`; (B, 1, C)
+    of a single one."""
     if len(lengths) == 1:
         return vectors_BE6C.unbind(2)
     parts, first = [], 0

@@ -38,8 +38,8 @@ class EntityRun:
         self.guided = self.needs_both()
         vector, prefix = self._embed_condition()
         # Equal conditions, such as all without one, share their modulation vectors
-        self.vectors, self.index = torch.unique(vector.float(), dim=0, return_inverse=True)
-        self.vectors = self.vectors.to(vector.dtype)
+        vectors, index = torch.unique(vector.float().cpu(), dim=0, return_inverse=True)
+        self.vectors, self.index = vectors.to(vector), index.to(vector.device)
         self.kept: dict[float, Tensor] = {}
         self.rotation = model.rotation()
         self.cache = self._new_cache(len(vector))
