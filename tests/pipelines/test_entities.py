@@ -1,4 +1,4 @@
-"""Pipelines of generators of latents (xAR): steps and solver, batches, folders, saving, and what they refuse."""
+"""Pipelines of generators of latents (xAR): steps and solver, batches, folders, saving, refusals."""
 
 import json
 
