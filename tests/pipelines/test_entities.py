@@ -1,4 +1,4 @@
-"""Pipelines of generators of latents (xAR): steps and solver, batches, folders, saving, and what they refuse."""
+"""Pipelines of generators of latents (xAR): steps and solver, batches, folders, saving, refusals."""
 
 import json
 
@@ -33,7 +33,9 @@ def test_the_defaults_are_of_the_generators_family_and_come_back(pipe, tmp_path)
 
 def test_steps_and_solver_decide_the_passes(pipe):
     made = pipe(PROMPTS[0], seed=1, num_inference_steps=6, solver="ode")
-    assert made.settings["sampling"] | {"num_inference_steps": 6, "solver": "ode"} == made.settings["sampling"]
+    assert (
+        made.settings["sampling"] | {"num_inference_steps": 6, "solver": "ode"} == made.settings["sampling"]
+    )
     prefix, entities = 1, 4
     assert made.stats["passes"] == [prefix + 6 * entities + entities - 1]
     assert not same(made.images, pipe(PROMPTS[0], seed=1).images)

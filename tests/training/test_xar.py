@@ -128,12 +128,12 @@ def test_the_options_of_noise_reach_the_loss(tokenizer):
         return loss(tokens, condition, **options)
 
     loss, plain.model.loss = plain.model.loss, spy
-    official = float(plain.loss(batch, 0, 7)["loss"])
+    official = plain.loss(batch, 0, 7)["loss"].item()
     assert (seen["law"], seen["context_noise"]) == (SigmaLaw(), True)
     torch.manual_seed(0)
     other = objective(tokenizer, options={"context_noise": False, "time": {"high_share": 1.0}})
     loss, other.model.loss = other.model.loss, spy
-    assert float(other.loss(batch, 0, 7)["loss"]) != official
+    assert other.loss(batch, 0, 7)["loss"].item() != official
     assert (seen["law"], seen["context_noise"]) == (SigmaLaw(high_share=1.0), False)
 
 

@@ -41,8 +41,8 @@ def _check_latents(tokenizer: Any, generator: Any) -> None:
         )
     if tokenizer.layout != generator.layout:
         raise InputError(
-            f"tokenizer and generator do not fit: tokens are {tokenizer.layout} of one and {generator.layout} "
-            "of the other"
+            f"tokenizer and generator do not fit: tokens are {tokenizer.layout} of one and "
+            f"{generator.layout} of the other"
         )
 
 
