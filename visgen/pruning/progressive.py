@@ -26,7 +26,7 @@ def schedule_layers(depths: Sequence[float], num_layers: int) -> tuple[int, ...]
     layers = tuple(max(round(depth * num_layers) - 1, 0) for depth in depths)
     if list(layers) != sorted(set(layers)):
         raise InputError(
-            f"depths={tuple(depths)} are layers {layers} of {num_layers}: they must rise, each to another layer"
+            f"depths={tuple(depths)} are layers {layers} of {num_layers}; let them rise, each another layer"
         )
     return layers
 
