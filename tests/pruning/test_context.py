@@ -22,7 +22,7 @@ from visgen.pruning.views import LayerView, Merged
 
 EVERYWHERE = PrunerChain([ClsAttention(keep=0.5), FastV(keep=0.5)])
 # Weights are compared apart; the others are what `generate` itself leaves on a model.
-OWN = ("_parameters", "_buffers", "_modules", "rope_deltas", "_cache")
+OWN = ("_parameters", "_buffers", "_modules", "rope_deltas", "_previous_max_cache_length")
 
 
 def one(name: str) -> dict[str, Tensor]:
