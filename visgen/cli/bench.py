@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from visgen.cli.bench_prune import prune
 from visgen.cli.bench_tables import acceptance, print_table, strategy_table, table
 from visgen.cli.bench_tokenize import tokenize
 from visgen.cli.console import guarded, note, say
@@ -88,6 +89,7 @@ def generate(
 
 bench.command()(guarded(generate))
 bench.command()(guarded(tokenize))
+bench.command()(guarded(prune))
 
 
 def _bench(

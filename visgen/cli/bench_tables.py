@@ -52,6 +52,33 @@ def tokenizer_table(rows: Sequence[Row]) -> Table:
     return _table(columns, rows, _tokenizer_cells)
 
 
+def prune_table(rows: Sequence[Row]) -> Table:
+    """A line per measurement, a rule between numbers of tokens and before the prefill."""
+    columns = ["what", "tokens", "kept", "ms", "speed-up", "choosing ms", "FLOPs", "memory", "more"]
+    grouped = [{**row, "model": (row["part"], row["part"] == "prefill" or row["tokens"])} for row in rows]
+    return _table(columns, grouped, _prune_cells)
+
+
+def _prune_cells(row: Row) -> tuple[str, ...]:
+    from visgen.cli.models import size
+
+    memory, seconds = row.get("peak_memory_bytes"), row["seconds"]
+    more = row.get("refused", "")
+    if "same_choice" in row:
+        more = "the same choice" if row["same_choice"] else "another choice"
+    return (
+        row["name"],
+        _number(row.get("tokens"), ",d"),
+        _number(row.get("kept"), ",d"),
+        _number(None if seconds is None else 1000 * seconds, ".2f"),
+        _number(row.get("speedup"), ".2f") + ("×" if "speedup" in row else ""),
+        _number(row.get("selection_ms"), ".2f"),
+        _number(row.get("flops_ratio"), ".1%"),
+        "" if memory is None else size(memory),
+        more,
+    )
+
+
 def _tokenizer_cells(row: Row) -> tuple[str, ...]:
     from visgen.cli.models import size
 
