@@ -39,7 +39,11 @@ OPTIONS = {
     "inspect": FROM_NOISE | TOKENIZER | COMMON,
     "caption": {"--question", "--seed", "--temperature", "--top-k", "--top-p", "--max-tokens", "--batch-size"}
     | (COMMON - {"--output", "-o"}),
-    "evaluate": {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
+    "ask": {"--prune", "--num-tokens", "--max-tokens", "--json", "--batch-size"}
+    | (COMMON - {"--output", "-o"}),
+    "prune": {"--prune", "--question"} | COMMON,
+    "evaluate": {"--prune"}
+    | {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
     | {"--prompts", "--batch-size", "--strategy", "--dtype", "--device", "--offline", "--save-statistics"}
     | {"--num-tokens", "--max-error", "--decode-steps", "--decode-guidance"}
     | {"--steps", "--solver", "--guidance-scale"}
@@ -54,6 +58,8 @@ ARGUMENTS = {
     "edit": "IMAGE",
     "reconstruct": "IMAGE…",
     "caption": "IMAGE…",
+    "ask": "IMAGE…",
+    "prune": "IMAGE",
     "tokenize": "IMAGE|FOLDER",
     "detokenize": "FILE|FOLDER",
     "inspect": "IMAGE",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visgen.cli.console import say
+from visgen.cli.evaluate_answers import answer_options, ask_models, is_answer_protocol, refuse_others
 from visgen.cli.options import (
     DecodeGuidance,
     DecodeSteps,
@@ -50,7 +51,10 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="scenes, adm (what papers report) or clean; by default what fits the reference."),
+        typer.Option(
+            help="scenes, adm (what papers report) or clean; by default what fits the reference. scenes-vqa "
+            "and scenes-vqa-small ask models questions."
+        ),
     ] = None,
     metrics: Annotated[
         str | None,
@@ -60,7 +64,8 @@ def evaluate(
         ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option("-n", "--num-images", min=1, help="Images judged; 1000 of a model.")
+        int | None,
+        typer.Option("-n", "--num-images", min=1, help="Images judged; 1000 of a model. Or questions."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Image i is drawn from (seed, i).")] = 0,
     output: Annotated[
@@ -75,6 +80,14 @@ def evaluate(
     steps: InferenceSteps = None,
     solver: Solver = None,
     guidance_scale: Guidance = None,
+    prune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prune",
+            metavar="METHOD[:KEEP]",
+            help="Of scenes-vqa: a row for a pruner of vision tokens, such as divprune:0.1; repeatable.",
+        ),
+    ] = None,
     strategy: Strategy = None,
     num_tokens: NumTokens = None,
     max_error: MaxError = None,
@@ -109,6 +122,21 @@ def evaluate(
         check_device(device)
     given_flow(steps, solver)
     given_sampling(guidance_scale=guidance_scale)
+    if is_answer_protocol(protocol, prune):
+        others = {
+            "--metrics": metrics,
+            "--prompts": prompts,
+            "--strategy": strategy,
+            "--num-tokens": num_tokens,
+            "--steps": steps,
+            "--solver": solver,
+            "--guidance-scale": guidance_scale,
+        }
+        others |= {"--max-error": max_error, "--save-statistics": statistics}
+        refuse_others(others | {"--decode-steps": decode_steps, "--decode-guidance": decode_guidance})
+        asked = answer_options(protocol, reference, count, prune, seed, batch_size, device, dtype, offline)
+        _show([*earlier, *ask_models(names, asked, earlier, output)], output)
+        return
     given_strategy(strategy)
     given_length(num_tokens, decode_steps, decode_guidance)
     options = EvaluationOptions(

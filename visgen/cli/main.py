@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from visgen.cli.ask import ask
 from visgen.cli.bench import bench
 from visgen.cli.caption import caption
 from visgen.cli.console import OneLineErrors, guarded, say, settings
@@ -18,6 +19,7 @@ from visgen.cli.generate import generate
 from visgen.cli.info import info
 from visgen.cli.inspect import inspect
 from visgen.cli.models import models
+from visgen.cli.prune import prune
 from visgen.cli.reconstruct import reconstruct
 from visgen.cli.tokenize import tokenize
 from visgen.cli.train import train
@@ -73,6 +75,8 @@ for verb in (
     detokenize,
     inspect,
     caption,
+    ask,
+    prune,
     evaluate,
     models,
     train,

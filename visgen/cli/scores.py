@@ -25,6 +25,8 @@ def score_tables(records: Sequence[Record]) -> Iterator[Table]:
             yield _tokens(record)
         if "shares" in record["metrics"].get("adherence", {}):
             yield _adherence(record)
+    if any(record.get("pruning") for record in records):
+        yield _pruning([record for record in records if record.get("pruning")])
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -46,7 +48,8 @@ def _overview(records: Sequence[Record]) -> Table:
     names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     better = {n: one["higher_is_better"] for record in records for n, one in record["metrics"].items()}
     reference = (first["reference"] or {}).get("name", "no reference")
-    title = f"protocol {protocol['name']} v{protocol['version']} · {reference} · {first['count']} images"
+    what = "questions" if first["subject"].get("kind") == "answer" else "images"
+    title = f"protocol {protocol['name']} v{protocol['version']} · {reference} · {first['count']} {what}"
     out = _table(title, "", *(f"{name} {'↑' if better[name] else '↓'}" for name in names))
     for record in records:
         cells = [_cell(name, record["metrics"].get(name)) for name in names]
@@ -65,7 +68,7 @@ def _cell(name: str, score: Mapping[str, Any] | None) -> str:
 
 def number(name: str, value: float) -> str:
     """A score for people: percent for shares, distances with four significant digits."""
-    if name in PERCENT:
+    if name in PERCENT or name.startswith("accuracy"):
         return f"{100 * value:.1f} %"
     return f"{value:.4g}" if name in DISTANCES else f"{value:.{DIGITS.get(name, 4)}f}"
 
@@ -87,6 +90,21 @@ def _tokens(record: Record) -> Table:
     out = _table(f"{record['subject']['name']}: tokens of an image", "", "tokens")
     out.add_row("mean", number("tokens", score["value"]))
     out.add_row("rank correlation with the number of objects", number("objects", score["objects"]))
+    return out
+
+
+def _pruning(records: Sequence[Record]) -> Table:
+    """What each pruner kept, and what it cost; milliseconds are those of one question."""
+    from rich.markup import escape
+
+    columns = ("tokens", "kept", "mean of layers", "decoder FLOPs", "selection ms", "prefill ms")
+    out = _table("vision tokens", "", *columns)
+    for record in records:
+        one = record["pruning"]
+        counts = [f"{one[name]:.1f}" for name in ("image_tokens", "kept_tokens", "average_tokens")]
+        times = [f"{one[name]:.2f}" for name in ("selection_ms", "prefill_ms")]
+        name = escape(record["subject"]["name"])
+        out.add_row(name, *counts, number("accuracy", one["flops_ratio"]), *times)
     return out
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from visgen.errors import UnknownNameError
+from visgen.errors import InputError, UnknownNameError
 from visgen.registry import nearest
 
 
@@ -84,8 +84,51 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
 }
 
 
+@dataclass(frozen=True)
+class AnswerProtocol:
+    """What an accuracy means.
+
+    Attributes:
+        name: what `--protocol` takes.
+        version: raised whenever a change would change a number.
+        small: objects are drawn at half their size, and no sizes are asked for.
+        image_size: pixels a side; models scale pictures as they do for anyone.
+        answer: what counts as right.
+    """
+
+    name: str
+    version: int
+    small: bool
+    image_size: int = 96
+    answer: str = "the text holds the right answer and no other answer of its kind; greedy, 16 tokens"
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.name} v{self.version}"
+
+
+ANSWER_PROTOCOLS = {
+    one.name: one
+    for one in (AnswerProtocol("scenes-vqa", 1, False), AnswerProtocol("scenes-vqa-small", 1, True))
+}
+
+
 def get_protocol(name: str) -> EvaluationProtocol:
     """The protocol of a name; raises `UnknownNameError` listing the nearest ones."""
+    if name in ANSWER_PROTOCOLS:
+        raise InputError(
+            f"protocol {name!r} scores answers, not images; use `visgen evaluate --protocol {name}` or "
+            "visgen.evaluation.answering.evaluate_answers"
+        )
     if name not in PROTOCOLS:
-        raise UnknownNameError(f"unknown protocol {name!r}: {nearest(name, list(PROTOCOLS))}")
+        known = [*PROTOCOLS, *ANSWER_PROTOCOLS]
+        raise UnknownNameError(f"unknown protocol {name!r}: {nearest(name, known)}")
     return PROTOCOLS[name]
+
+
+def get_answer_protocol(name: str) -> AnswerProtocol:
+    """The protocol of questions of a name; raises `UnknownNameError` listing the nearest ones."""
+    if name not in ANSWER_PROTOCOLS:
+        raise UnknownNameError(f"unknown protocol {name!r}: {nearest(name, list(ANSWER_PROTOCOLS))}")
+    return ANSWER_PROTOCOLS[name]

@@ -18,6 +18,7 @@ from visgen.data.images import read_image
 from visgen.data.listing import list_images
 from visgen.errors import InputError, shown
 from visgen.evaluation.metrics import RECONSTRUCTION, listed
+from visgen.pipelines.answer_models import find_answer_model
 from visgen.pipelines.fingerprint import weights_digest
 from visgen.pipelines.flow_decoding import decoding_request, length_facts
 from visgen.pipelines.interleaved import InterleavedPipeline
@@ -194,7 +195,8 @@ def is_image_folder(name: str) -> bool:
     path = Path(name)
     if name in shipped_models() or name in CATALOGUE or not path.is_dir() or (path / INDEX_NAME).is_file():
         return False
-    return all(find(path) is None for find in (find_transformers, find_seed_llama, find_official))
+    finders = (find_transformers, find_seed_llama, find_answer_model, find_official)
+    return all(find(path) is None for find in finders)
 
 
 def open_subject(

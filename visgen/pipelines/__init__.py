@@ -11,6 +11,7 @@ PIPELINES = Registry(
         "ReconstructPipeline": "visgen.pipelines.reconstruct:ReconstructPipeline",
         "InterleavedPipeline": "visgen.pipelines.interleaved:InterleavedPipeline",
         "CaptionPipeline": "visgen.pipelines.interleaved:CaptionPipeline",
+        "AnswerPipeline": "visgen.pipelines.answer:AnswerPipeline",
     },
 )
 
@@ -29,6 +30,12 @@ TEXTS = Registry(
 # Language models with images in their vocabulary
 LANGUAGE_MODELS = Registry("language model", {"SeedLlama": "visgen.pipelines.language_models:SeedLlama"})
 
+# Multimodal language models of the transformers library, which read images and write text
+VISION_LANGUAGE_MODELS = Registry(
+    "vision-language model",
+    {"VisionLanguageModel": "visgen.pipelines.vision_language:VisionLanguageModel"},
+)
+
 # task → pipeline, and what else the components of a pipeline can do
 TASKS = {
     "text-to-image": "TextToImagePipeline",
@@ -37,6 +44,7 @@ TASKS = {
     "reconstruct": "ReconstructPipeline",
     "caption": "CaptionPipeline",
     "interleaved": "InterleavedPipeline",
+    "answer": "AnswerPipeline",
 }
 TASKS_OF = {
     "TextToImagePipeline": ("text-to-image", "edit", "reconstruct"),
@@ -45,6 +53,7 @@ TASKS_OF = {
     "ReconstructPipeline": ("reconstruct",),
     "CaptionPipeline": ("caption", "reconstruct"),
     "InterleavedPipeline": ("interleaved", "caption", "text-to-image", "reconstruct"),
+    "AnswerPipeline": ("answer",),
 }
 
-__all__ = ["LANGUAGE_MODELS", "PIPELINES", "TASKS", "TASKS_OF", "TEXTS"]
+__all__ = ["LANGUAGE_MODELS", "PIPELINES", "TASKS", "TASKS_OF", "TEXTS", "VISION_LANGUAGE_MODELS"]

@@ -12,6 +12,7 @@ import torch
 from visgen.checkpoints.catalogue import CATALOGUE, OfficialCheckpoint, aliases_of_repo
 from visgen.errors import InputError, UnknownNameError, shown
 from visgen.pipelines import PIPELINES, TASKS, TASKS_OF
+from visgen.pipelines.answer_models import AnswerFolder, find_answer_model, load_answer_model
 from visgen.pipelines.base import ImagePipeline, Pipeline, all_slots, required_slots
 from visgen.pipelines.model_index import INDEX_NAME, load_component, read_index
 from visgen.pipelines.official import OfficialFiles, find_official, load_official
@@ -24,7 +25,8 @@ from visgen.shipped import assets_folder, shipped_models
 
 MAX_NAME_BYTES = 4095  # of a path, on Linux
 INTERLEAVED = "InterleavedPipeline"  # its image spans draw as text-to-image pipelines do
-Source = Path | OfficialFiles | TransformersFolder | SeedLlamaFolder
+ANSWER = "AnswerPipeline"
+Source = Path | OfficialFiles | TransformersFolder | SeedLlamaFolder | AnswerFolder
 
 
 def load(
@@ -77,6 +79,8 @@ def load_as(
         pipe = _load_transformers(cls, source, dtype)
     elif isinstance(source, SeedLlamaFolder):
         pipe = _load_seed_llama(cls, source, dtype)
+    elif isinstance(source, AnswerFolder):
+        pipe = _load_answer_model(cls, source, dtype)
     else:
         pipe = _load_folder(cls, source, dtype)
     pipe.register_to_config(_name_or_path=os.fspath(name))
@@ -116,7 +120,8 @@ def _kind(entry: OfficialCheckpoint) -> type[OfficialFiles | TransformersFolder 
 def _local(path: Path) -> Source:
     if (path / INDEX_NAME).is_file():
         return path
-    official = find_transformers(path) or find_seed_llama(path) or find_official(path)
+    official = find_transformers(path) or find_seed_llama(path) or find_answer_model(path)
+    official = official or find_official(path)
     if official is None:
         raise InputError(
             f"{str(path)!r} is no model: it has no {INDEX_NAME} and no files of an official checkpoint; "
@@ -137,7 +142,7 @@ def _hub(name: str, local_files_only: bool) -> Source:
         raise InputError(f"{name!r} holds several models; load one by its alias: {', '.join(aliases)}")
     folder = hub_folder(name, local_files_only)
     if not (folder / INDEX_NAME).is_file():
-        if (model := find_transformers(folder)) is not None:
+        if (model := find_transformers(folder) or find_answer_model(folder)) is not None:
             return model
         raise InputError(
             f"{name!r} on the hub has no {INDEX_NAME}; give a repository written by save_pretrained"
@@ -184,6 +189,11 @@ def _load_seed_llama(cls: type[Pipeline], source: SeedLlamaFolder, dtype: Any) -
     pipe = cls.from_components(load_seed_llama(source, all_slots(cls), dtype), source.sampling)
     pipe.card = dict(source.card)
     return pipe
+
+
+def _load_answer_model(cls: type[Pipeline], source: AnswerFolder, dtype: Any) -> Pipeline:
+    cls = _choose(cls, ANSWER, source.name)
+    return cls.from_components(load_answer_model(source, dtype))
 
 
 def _choose(cls: type[Pipeline], own: str, name: str) -> type[Pipeline]:

@@ -14,7 +14,7 @@ import visgen
 from visgen.errors import InputError, shown
 from visgen.generators import DRAFTERS, GENERATORS
 from visgen.nn.model import VisgenModel, read_json
-from visgen.pipelines import LANGUAGE_MODELS, PIPELINES, TEXTS
+from visgen.pipelines import LANGUAGE_MODELS, PIPELINES, TEXTS, VISION_LANGUAGE_MODELS
 from visgen.registry import Registry
 from visgen.shipped import shared_folder
 from visgen.tokenizers import RENDERERS, TOKENIZERS
@@ -29,6 +29,7 @@ SLOTS: dict[str, Registry] = {
     "drafter": DRAFTERS,
     "renderer": RENDERERS,
     "language_model": LANGUAGE_MODELS,
+    "vision_language_model": VISION_LANGUAGE_MODELS,
 }
 
 

@@ -51,7 +51,7 @@ class SeedVocabulary:
         codes = [f"<img_{code:05d}>" for code in range(num_codes)]
         names = [PAD, UNKNOWN, BOS, EOS, BEGIN, END, *unique, *codes]
         fast = PreTrainedTokenizerFast(
-            tokenizer_object=_word_backend(unique, {name: i for i, name in enumerate(names)}),
+            tokenizer_object=word_backend(unique, {name: i for i, name in enumerate(names)}),
             bos_token=BOS,
             eos_token=EOS,
             pad_token=PAD,
@@ -134,8 +134,12 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
         raise InputError(f"folder {str(folder)!r} holds no readable tokenizer ({told})") from error
 
 
-def _word_backend(words: Sequence[str], ids: dict[str, int]) -> Tokenizer:
-    """Whole words at white space, punctuation left out: no text can spell a code."""
+def word_backend(words: Sequence[str], ids: dict[str, int]) -> Tokenizer:
+    """Whole words at white space, punctuation left out: no text can spell a code.
+
+    Raises:
+        InputError: no words, or an entry that is not a single word.
+    """
     backend = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     split = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="removed")]

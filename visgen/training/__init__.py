@@ -28,6 +28,7 @@ OBJECTIVES = Registry(
         "drafter": "visgen.training.drafter:DrafterObjective",
         "seed-tokenizer": "visgen.training.seed:SEEDTokenizerObjective",
         "seed-renderer": "visgen.training.seed_renderer:SEEDRendererObjective",
+        "scenes-vlm": "visgen.training.vlm:VLMObjective",
         "seed-language-model": "visgen.training.seed_language:SeedLanguageObjective",
     },
 )

@@ -27,7 +27,6 @@ from visgen.generators.var import VARTransformer
 from visgen.nn.building import construct
 from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
-from visgen.shipped import assets_folder, shipped_models
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.flow_decoding import DECODING, decoding_request
@@ -37,6 +36,7 @@ from visgen.pipelines.prompts import WordVocabulary
 from visgen.pipelines.text_features import TextFeatures
 from visgen.pipelines.text_to_image import TextToImagePipeline
 from visgen.schema import convert, read
+from visgen.shipped import assets_folder, shipped_models
 from visgen.tokenizers.base import ImageTokenizer
 from visgen.tokenizers.tokens import Scales, Sequence1D
 from visgen.training.objective import Objective

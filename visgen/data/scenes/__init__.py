@@ -14,6 +14,13 @@ _HOME = {
     "RELATIONS": "vocabulary",
     "SHAPES": "vocabulary",
     "SIZES": "vocabulary",
+    "ANSWERS": "questions",
+    "QUESTION_KINDS": "questions",
+    "Question": "questions",
+    "ask": "questions",
+    "ask_several": "questions",
+    "question_words": "questions",
+    "SceneQuestions": "question_set",
     "JUDGE": "splits",
     "SPLITS": "splits",
     "Scene": "scene",
@@ -24,6 +31,7 @@ _HOME = {
     "render": "rendering",
     "render_background": "rendering",
     "sample_scene": "sampling",
+    "shrunk": "sampling",
     "words": "captions",
 }
 

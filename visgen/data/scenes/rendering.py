@@ -10,53 +10,77 @@ import torch
 
 from visgen.data.scenes.scene import Scene, SceneObject
 from visgen.data.scenes.vocabulary import BACKGROUNDS, HORIZON, IMAGE_SIZE, PALETTE
+from visgen.errors import InputError
 
 SHADE = 0.06  # objects are 6 % lighter at the top and 6 % darker at the bottom
 
-_AXIS = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5  # pixel centres
+LARGEST = 1024  # pixels a side, of a picture that is drawn larger than the world
 _COLOURS = {name: np.array(rgb, np.float32)[:, None, None] for name, rgb in PALETTE.items()}
 
 
-def render(scenes: Sequence[Scene]) -> torch.Tensor:
-    """Draws scenes: uint8 (B, 3, 64, 64), some thousands a second on one core."""
-    canvas: np.ndarray = np.empty((len(scenes), 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+def render(scenes: Sequence[Scene], size: int = IMAGE_SIZE) -> torch.Tensor:
+    """Draws scenes: uint8 (B, 3, size, size), some thousands a second on one core at 64.
+
+    Args:
+        scenes: what to draw; their coordinates are those of 64 pixels at any size.
+        size: pixels a side; edges are drawn at that size, not enlarged.
+
+    Raises:
+        InputError: a size that is no integer from 8 to `LARGEST`.
+    """
+    canvas: np.ndarray = np.empty((len(scenes), 3, check_size(size), size), np.uint8)
     for picture, scene in zip(canvas, scenes, strict=True):
-        picture[:] = render_background(scene.background)
+        picture[:] = render_background(scene.background, size)
         for thing in scene.objects:
             _paint(picture, thing)
     return torch.from_numpy(canvas)
 
 
+def check_size(size: int) -> int:
+    """Returns `size`, or raises InputError when no picture has such a side."""
+    if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= LARGEST:
+        raise InputError(f"size={size!r} is not a picture's side; use an integer from 8 to {LARGEST}.")
+    return size
+
+
 @cache
-def render_background(name: str) -> np.ndarray:
-    """The empty background: uint8 (3, 64, 64), read-only because it is shared."""
-    stops = np.array(BACKGROUNDS[name], np.float32)
-    height = (_AXIS / IMAGE_SIZE)[:, None]
+def _axis(size: int) -> np.ndarray:
+    """Pixel centres of a picture of `size`, in pixels of the world."""
+    return (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(IMAGE_SIZE / size)
+
+
+@cache
+def render_background(name: str, size: int = IMAGE_SIZE) -> np.ndarray:
+    """The empty background: uint8 (3, size, size), read-only because it is shared."""
+    stops, axis, scale = np.array(BACKGROUNDS[name], np.float32), _axis(size), size / IMAGE_SIZE
+    height = (axis / IMAGE_SIZE)[:, None]
     if len(stops) == 3:
         sky = stops[0] + (stops[1] - stops[0]) * np.minimum(height / HORIZON, 1)
         ground = stops[2] * (1.03 - 0.08 * height)  # a hint of depth
-        below = np.clip(_AXIS[:, None] - HORIZON * IMAGE_SIZE + 0.5, 0, 1)
+        below = np.clip((axis[:, None] - HORIZON * IMAGE_SIZE) * scale + 0.5, 0, 1)
         column = sky + (ground - sky) * below
     else:
         column = stops[0] + (stops[-1] - stops[0]) * height
-    image = np.repeat(np.rint(column.T)[:, :, None], IMAGE_SIZE, axis=2).astype(np.uint8)
+    image = np.repeat(np.rint(column.T)[:, :, None], size, axis=2).astype(np.uint8)
     image.flags.writeable = False
     return image
 
 
 def _paint(picture: np.ndarray, thing: SceneObject) -> None:
-    """Blends one object into a uint8 (3, 64, 64) picture, touching only its box."""
-    rows, columns = _window(thing.y, thing.radius), _window(thing.x, thing.radius)
-    x, y = _AXIS[columns][None, :] - np.float32(thing.x), _AXIS[rows][:, None] - np.float32(thing.y)
-    alpha = np.clip(0.5 - DISTANCES[thing.shape](x, y, np.float32(thing.radius)), 0, 1)
+    """Blends one object into a uint8 (3, H, H) picture, touching only its box."""
+    axis, scale = _axis(picture.shape[-1]), np.float32(picture.shape[-1] / IMAGE_SIZE)
+    rows, columns = _window(thing.y, thing.radius, scale), _window(thing.x, thing.radius, scale)
+    x, y = axis[columns][None, :] - np.float32(thing.x), axis[rows][:, None] - np.float32(thing.y)
+    alpha = np.clip(0.5 - DISTANCES[thing.shape](x, y, np.float32(thing.radius)) * scale, 0, 1)
     colour = _COLOURS[thing.colour] * (1 - np.float32(SHADE / thing.radius) * y)
     patch = picture[:, rows, columns]
     blended = patch + alpha * (colour - patch)
     patch[:] = np.minimum(blended + np.float32(0.5), 255)  # the cast truncates: this rounds
 
 
-def _window(centre: float, radius: float) -> slice:
-    return slice(max(int(centre - radius - 1), 0), min(int(centre + radius + 2), IMAGE_SIZE))
+def _window(centre: float, radius: float, scale: float) -> slice:
+    low, high = int((centre - radius) * scale - 1), int((centre + radius) * scale + 2)
+    return slice(max(low, 0), max(high, 0))  # a slice ends where the picture does
 
 
 # Distance functions: x (1, W) and y (H, 1) in pixels from the centre (y down), r the radius, result (H, W),

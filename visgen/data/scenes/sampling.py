@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from visgen.data.scenes.scene import Look, Scene, SceneObject, Signature
@@ -80,6 +81,12 @@ def place(signature: Signature, rng: random.Random) -> Scene:
     else:
         objects = _place_two(signature, rng)
     return Scene(signature.kind, objects, signature.relation, signature.background)
+
+
+def shrunk(scene: Scene, factor: float = 0.5) -> Scene:
+    """The scene with smaller objects in the same places: all that a caption says holds but the sizes."""
+    objects = tuple(replace(thing, radius=thing.radius * factor) for thing in scene.objects)
+    return replace(scene, objects=objects)
 
 
 # Only `random()` is promised to give the same values in every Python version, so all draws go through it.

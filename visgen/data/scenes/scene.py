@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from visgen.data.scenes.vocabulary import INVERSE
+from visgen.data.scenes.vocabulary import INVERSE, SIZES
 
 
 class Look(NamedTuple):
@@ -83,6 +83,11 @@ class Scene:
     def count(self) -> int:
         """Number of objects drawn."""
         return len(self.objects)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether objects are smaller than their size words say, as `shrunk` leaves them."""
+        return any(o.radius < SIZES[o.size][0] for o in self.objects)
 
     @property
     def signature(self) -> Signature:
