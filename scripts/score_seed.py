@@ -22,8 +22,8 @@ def main(
     import visgen
     from visgen.data.scenes import Scenes
     from visgen.evaluation.scenes.captions import score_captions
+    from visgen.training.reconstruction import to_pixels
     from visgen.training.seed_probe import probe_accuracy
-    from visgen.training.tokenizer import to_pixels
 
     pipe = visgen.load(model)
     pipe.set_progress_bar_config(disable=True)

@@ -30,7 +30,7 @@ def main(
     name: Annotated[str, typer.Argument(help="Name of the shipped model.")],
     run: Annotated[list[Path], typer.Option(help="Output folder of a training run, in order.")],
     shared: Annotated[
-        list[str] | None, typer.Option(help="COMPONENT=MODEL/COMPONENT: a shipped one, referred to.")
+        list[str] | None, typer.Option(help="COMPONENT[.PART]=MODEL/COMPONENT: a shipped one, referred to.")
     ] = None,
     card: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: licence, recipe, notes.")] = None,
 ) -> None:
@@ -52,7 +52,7 @@ def _load(source: Path) -> Any:
     from visgen.evaluation.scenes.checker import SceneChecker
     from visgen.nn.model import read_config
     from visgen.tokenizers import TOKENIZERS
-    from visgen.training.tokenizer import load_tokenizer
+    from visgen.training.reconstruction import load_tokenizer
 
     if (source / "model_index.json").is_file():
         return visgen.load(source)

@@ -26,7 +26,7 @@ FLOORS = {
     "training": 7,
     "cli": 8,
 }
-GROUND_FILES = ("errors", "processes", "registry", "schema")
+GROUND_FILES = ("errors", "processes", "registry", "schema", "shipped")
 GROUND = {*GROUND_FILES, "__version__"}
 # `visgen/__init__.py` hands these out from pipelines and checkpoints, so `import visgen` is for the floors
 # above them.

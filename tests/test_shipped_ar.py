@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import visgen
-import visgen.pipelines.assets
+import visgen.shipped
 from visgen.data.scenes import Scenes
 from visgen.decoding import STRATEGIES
 
@@ -72,7 +72,7 @@ def test_a_quarter_of_the_steps_by_windows(pipes):
 
 def test_the_tokenizer_is_stored_once(pipes):
     for name in MODELS:
-        assert not (visgen.pipelines.assets.assets_folder() / name / "tokenizer").exists()
+        assert not (visgen.shipped.assets_folder() / name / "tokenizer").exists()
     first, second = (pipes[name].tokenizer.state_dict() for name in MODELS)
     assert all(torch.equal(first[key], second[key]) for key in first)
 

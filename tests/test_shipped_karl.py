@@ -8,7 +8,7 @@ import visgen
 from visgen.data.scenes import Scenes
 from visgen.evaluation.rank import spearman
 from visgen.training.karl_scores import mean_error
-from visgen.training.tokenizer import to_pixels
+from visgen.training.reconstruction import to_pixels
 
 COUNT = 96
 

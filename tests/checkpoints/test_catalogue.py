@@ -13,6 +13,7 @@ from visgen.checkpoints import OFFICIAL, from_official
 from visgen.checkpoints.catalogue import CATALOGUE, aliases_of_repo, entry_of_file, official
 from visgen.checkpoints.files import read_state_dict
 from visgen.errors import InputError, UnknownNameError
+from visgen.nn.entity_sampling import EntitySampling
 from visgen.nn.sampling import TokenSampling
 
 STATE = {"a": torch.arange(3.0), "b.weight": torch.eye(2)}
@@ -26,7 +27,8 @@ def test_entries_are_whole(alias):
     whole = ({"transformers"}, {"seed-llama", "seed-tokenizer"})  # repositories that are read whole
     assert systems <= set(OFFICIAL.names()) if entry.files else systems in whole
     assert 1e8 < entry.size_bytes < 1e11 and f"licence {entry.licence}" in entry.about
-    TokenSampling(**entry.sampling)
+    family = EntitySampling if entry.system == "xar" else TokenSampling
+    family(**entry.sampling)
     assert set(entry.configs) <= set(entry.files)
 
 
@@ -146,3 +148,4 @@ def test_tasks():
     assert official("llamagen-t2i-xl").tasks[0] == "text-to-image"
     assert official("llamagen-b").tasks[0] == "class-to-image"
     assert official("elm-bae-20").tasks == ("reconstruct",)
+    assert official("xar-b").tasks == ("class-to-image", "reconstruct")

@@ -51,7 +51,7 @@ def test_json(run: Run, model: Path) -> None:
 
 
 def test_the_model_that_does_not_ship_yet_is_told(run: Run) -> None:
-    from visgen.pipelines.assets import shipped_models
+    from visgen.shipped import shipped_models
 
     if "scenes-vlm" in shipped_models():
         pytest.skip("it ships")

@@ -12,6 +12,7 @@ from typer.testing import Result
 
 from tests.evaluation.benchmark.conftest import raster_model, raster_tokenizer
 from tests.pipelines.conftest import make_generator, make_tokenizer
+from tests.pipelines.entity_models import xar_class_pipe
 from visgen.cli.bench_tables import acceptance
 from visgen.cli.main import app
 from visgen.pipelines.class_to_image import ClassToImagePipeline
@@ -40,7 +41,7 @@ def test_the_options() -> None:
     command = get_command(app).commands["bench"].commands["generate"]
     names = {name for p in command.params for name in p.opts}
     assert names >= {"--model", "-m", "--random-weights", "--label", "--prompt", "--dtype", "--batch-size"}
-    assert names >= {"--repeats", "--compile", "--device", "--offline", "--tokens"}
+    assert names >= {"--repeats", "--compile", "--device", "--offline", "--tokens", "--steps"}
     assert names >= {"--strategies", "--num-images", "-n", "--quality-images", "--positions"}
 
 
@@ -85,6 +86,7 @@ def test_the_table_stands_before_it(run: Callable[..., Result], model: Path) -> 
         (["--positions"], "--strategies"),
         (["--quality-images", "8"], "--strategies"),
         (["--strategies", "all"], "scenes-ar"),
+        (["--steps", "5"], "xAR"),
     ],
     ids=" ".join,
 )
@@ -100,6 +102,20 @@ def test_a_model_that_does_not_draw_is_refused(run: Callable[..., Result], tmp_p
     result = run("bench", "generate", "-m", tmp_path / "tokenizer", *QUICK)
     assert result.exit_code == 2
     assert "VAR" in result.stderr
+
+
+def test_a_model_of_latents(run: Callable[..., Result], tmp_path: Path) -> None:
+    xar_class_pipe().save_pretrained(tmp_path / "xar")
+    words = ("-m", tmp_path / "xar", "--label", 2, "--steps", 3)
+    result = run("bench", "generate", *words, *QUICK)
+    assert result.exit_code == 0, result.output
+    *lines, last = result.stdout.splitlines()
+    rows = {row["name"]: row for row in json.loads(last)["rows"] if row["dtype"] == "float32"}
+    assert {"image", "latents of an image, 3 steps", "baseline: straightforward loop"} <= set(rows)
+    assert any("the plain loop, 15 calls" in line for line in lines)
+    refused = run("bench", "generate", *words, "--compile")
+    assert refused.exit_code == 2
+    assert "--compile" in refused.stderr
 
 
 def test_a_next_token_model(run: Callable[..., Result], raster: Path) -> None:

@@ -39,6 +39,7 @@ Run = Callable[..., Result]
         ),
         (RuntimeError("boom"), 1, "visgen: internal error: RuntimeError: boom"),
         (ValueError("not ours"), 1, "visgen: internal error: ValueError: not ours"),
+        (RuntimeError("b" * 9999), 1, f"visgen: internal error: RuntimeError: {'b' * 486}… (`visgen"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

@@ -51,6 +51,18 @@ def test_none_switches_a_filter_off(run: Run, stub: StubPipeline) -> None:
     assert options(stub) == {"top_k": None, "top_p": None}
 
 
+def test_steps_and_solver_are_passed_on(run: Run, stub: StubPipeline) -> None:
+    assert run("generate", "a", "--steps", 12, "--solver", "ode").exit_code == 0
+    assert options(stub) == {"num_inference_steps": 12, "solver": "ode"}
+
+
+def test_an_unknown_solver_is_refused_before_loading(run: Run, stub: StubPipeline) -> None:
+    result = run("generate", "a", "--solver", "heun")
+    assert result.exit_code == 2
+    assert "--solver 'heun' must be sde or ode" in result.stderr
+    assert stub.loaded == (None, {})
+
+
 def test_zero_is_an_option_too(run: Run, stub: StubPipeline) -> None:
     run("generate", "a", "--seed", "0", "--guidance-scale", "0")
     assert options(stub) == {"seed": 0, "guidance_scale": 0.0}

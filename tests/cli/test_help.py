@@ -25,7 +25,7 @@ OPTIONS = {
         "--top-p",
     }
     | {"--temperature", "--strategy", "--grid", "--progressive", "--prompts", "--batch-size"}
-    | {"--num-tokens", "--decode-steps", "--decode-guidance"}
+    | {"--num-tokens", "--decode-steps", "--decode-guidance", "--steps", "--solver"}
     | COMMON,
     "edit": {"--box", "--mask", "--invert", "--paste", "--prompt", "--label", "--num-images", "-n", "--seed"}
     | {"--guidance-scale", "--strategy"}
@@ -46,6 +46,7 @@ OPTIONS = {
     | {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
     | {"--prompts", "--batch-size", "--strategy", "--dtype", "--device", "--offline", "--save-statistics"}
     | {"--num-tokens", "--max-error", "--decode-steps", "--decode-guidance"}
+    | {"--steps", "--solver", "--guidance-scale"}
     | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
     "models": {"--json", "--help", "-h"},

@@ -24,6 +24,7 @@ Run = Callable[..., Result]
 MODELS = {
     "flextok": "FlexTokTokenizer",
     "karl": "KARLTokenizer",
+    "kl": "KLTokenizer",
     "vq": "VQTokenizer",
     "seed": "SEEDTokenizer",
 }
@@ -60,6 +61,18 @@ def test_an_image_and_back(run: Run, models: dict[str, Path], tmp_path: Path) ->
     assert about["image"] == "a.png" and about["model"] == str(models["flextok"])
     made = tiny_pipe("FlexTokTokenizer")(Image.open(tmp_path / "images/a.png"), num_tokens=3).images[0]
     assert np.array_equal(np.asarray(made), np.asarray(Image.open(tmp_path / "a.png")))
+
+
+def test_continuous_tokens_and_back(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
+    words = ("tokenize", "images/a.png", "-t", models["kl"], "-o", "x.safetensors")
+    assert done(run(*words)).stdout == "x.safetensors: 16 tokens\n", "there is no number of bits"
+    assert read_shard(tmp_path / "x.safetensors")[1].latents.shape == (1, 16, 4)
+    done(run("detokenize", "x.safetensors", "-o", "y.png"))
+    done(run("reconstruct", "images/a.png", "-t", models["kl"], "-o", "z.png"))
+    made, again = (np.asarray(Image.open(tmp_path / name)) for name in ("y.png", "z.png"))
+    assert made.shape == (SIZE, SIZE, 3) and np.array_equal(made, again[:, -SIZE:])
+    lines = done(run("inspect", "images/a.png", "-t", models["kl"], "-o", "i.png")).stdout.splitlines()
+    assert sum(" dB" in line for line in lines) == 1
 
 
 def test_names_of_output(run: Run, models: dict[str, Path], tmp_path: Path) -> None:

@@ -8,14 +8,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from tests.parity.mustdrop_llm_stages import check_language_model
 from tests.parity.report import Golden
+from visgen.pruning.scoring import cls_products
 from visgen.pruning.spatial_merge import SpatialMerge, key_tokens, spatial_merge
-from visgen.pruning.views import TowerView
 
 Tensors = dict[str, Tensor]
+INPUTS = (
+    "weights.*",
+    "pixel_values",
+    "*.hidden_in",
+    "*.inputs_embeds",
+    "*.key_set",
+    "*.decode_input_tokens",
+)
 KEY_RATE = 0.08  # of the released code, in no configuration
 
 
@@ -25,12 +34,12 @@ def check(golden: Golden) -> None:
     for file, entry in golden.meta["files"].items():
         tensors = load_file(golden.folder / file)
         if "pruning_layers" in entry:
-            pass
+            check_language_model(golden, entry, tensors)
         elif "config" in entry:
             check_tower(golden, entry, tensors)
         else:
             check_merges(golden, entry, tensors)
-        golden.finish(tensors, ["weights.*", "*.hidden_in", "pixel_values", "hidden_after_layer0"])
+        golden.finish(tensors, INPUTS)
 
 
 def check_merges(golden: Golden, entry: dict[str, Any], tensors: Tensors) -> None:
@@ -73,6 +82,6 @@ def check_tower(golden: Golden, entry: dict[str, Any], tensors: Tensors) -> None
     features = out.hidden_states[-2][:, 1:]
     golden.compare("image_features_pre_projector", features, tensors["image_features_pre_projector"])
     golden.compare("last_hidden_state", out.last_hidden_state, tensors["last_hidden_state"])
-    view = TowerView(features, seen["q_proj"], seen["k_proj"], last.num_heads, True, nn.Identity())
-    keys = key_tokens(view.cls_attention(), KEY_RATE)
+    products = cls_products(seen["q_proj"], seen["k_proj"], last.num_heads)
+    keys = key_tokens(products.softmax(dim=-1).mean(dim=1)[:, 1:], KEY_RATE)
     golden.compare("key_set_ranked", keys, tensors["key_set_ranked"])

@@ -60,7 +60,7 @@ def check_tokenizer(golden: Golden, tag: str, tokenizer: TiTokTokenizer, io: Ten
     codes = tokenizer.embed_tokens(tokens)
     if tokenizer.config.continuous:
         law = tokenizer.posterior(images)
-        found |= {"mean": law.mean, "logvar": law.logvar, "kl": law.kl()}
+        found |= {"mean": law.mean, "logvar": law.logvar, "kl": law.kl_per_position()}
     else:
         out = tokenizer.quantize(tokenizer.latents(images))
         found |= {"ids": tokens.ids[:, None], "z_quantized": codes}

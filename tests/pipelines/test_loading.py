@@ -10,9 +10,10 @@ import torch
 
 import visgen
 from tests.pipelines.conftest import LENGTH, SCALES, WORDS, quiet, random_picture, same
+from visgen import shipped as shipped_module
 from visgen.checkpoints.catalogue import CATALOGUE
 from visgen.errors import InputError, UnknownNameError
-from visgen.pipelines import PIPELINES, TASKS, TASKS_OF, TEXTS, assets, listing, loading, model_index
+from visgen.pipelines import PIPELINES, TASKS, TASKS_OF, TEXTS, listing, loading
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.edit import EditPipeline
@@ -103,7 +104,7 @@ def test_stored_dtype(text_pipe, tmp_path):
 @pytest.fixture
 def shipped(folder, monkeypatch, tmp_path):
     """The folder stands for `visgen/assets`, with the model "model" in it."""
-    for module in (assets, model_index, loading, listing):
+    for module in (shipped_module, loading, listing):
         monkeypatch.setattr(module, "assets_folder", lambda: tmp_path)
     return tmp_path
 

@@ -16,6 +16,7 @@ from visgen.generators.maskgit import MaskGITGenerator
 from visgen.generators.rar import RARGenerator
 from visgen.generators.raster import RasterTransformer
 from visgen.generators.var import VARTransformer
+from visgen.generators.xar import XARGenerator
 from visgen.pipelines import random_weights
 from visgen.pipelines.random_weights import architecture, random_pipeline
 
@@ -28,6 +29,7 @@ CLASSES = {
     "elm-mlm": (ELMMaskedTransformer, 83e6),
     "titok-maskgit": (MaskGITGenerator, {"titok-l32": 641e6, "titok-b64": 204.8e6, "titok-s128": 83.7e6}),
     "rar": (RARGenerator, 54.5e6),
+    "xar": (XARGenerator, 66.46e6),
 }
 
 

@@ -28,7 +28,7 @@ from visgen.tokenizers.tokens import Grid, ImageTokens, Scales, Sequence1D
 
 ORIGIN = TokenOrigin("toy", "ab12", "float32", num_tokens=3)
 IDS = torch.arange(6).view(2, 3)
-KINDS = ["FlexTokTokenizer", "KARLTokenizer", "VARTokenizer", "VQTokenizer", "BAETokenizer"]
+KINDS = ["FlexTokTokenizer", "KARLTokenizer", "KLTokenizer", "VARTokenizer", "VQTokenizer", "BAETokenizer"]
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_indices_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
         list(read_token_shards(tmp_path / "missing"))
 
 
-@pytest.mark.parametrize("name", ["KARLTokenizer", "FlexTokTokenizer"])
+@pytest.mark.parametrize("name", ["KARLTokenizer", "FlexTokTokenizer", "KLTokenizer"])
 def test_pictures_come_back(name: str, images: Path, tmp_path: Path) -> None:
     pipe = tiny_pipe(name)
     tokenize_folder(pipe, images, tmp_path / "tokens", shard_size=3)

@@ -42,6 +42,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"encoder_heads": 2, "decoder_heads": 2, "max_latents": 8, "num_tokens": 8, "codebook_size": 16},
         **{"code_dim": 4, "max_grid": 8, "halt_width": 8, "error_bins": ERRORS},
     },
+    "KLTokenizer": {
+        "image_size": 16,
+        "network": {
+            "kind": "AutoencoderKL",
+            "block_out_channels": (8, 8, 16),
+            "down_block_types": ("DownEncoderBlock2D",) * 2 + ("AttnDownEncoderBlock2D",),
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "layers_per_block": 1,
+            "latent_channels": 4,
+            "norm_num_groups": 4,
+        },
+    },
     "MaskGITTokenizer": {
         "image_size": 16,
         "codebook_size": 16,

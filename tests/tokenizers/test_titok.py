@@ -9,7 +9,7 @@ from visgen.errors import InputError
 from visgen.nn.noise import Noise
 from visgen.tokenizers import TOKENIZERS
 from visgen.tokenizers.maskgit_vqgan import MaskGITTokenizer
-from visgen.tokenizers.titok import Posterior, TiTokTokenizer
+from visgen.tokenizers.titok import TiTokTokenizer
 from visgen.tokenizers.tokens import Grid, ImageTokens, Sequence1D
 
 VQGAN = {
@@ -139,14 +139,6 @@ def test_continuous_tokens():
     alone = model.encode(pictures()[1:], noise=Noise.per_image([(0, 1)])).latents
     assert torch.allclose(alone, one[1:], atol=1e-5)
     assert model.codebook is None and model.quantizer is None
-
-
-def test_divergence_from_the_standard_normal():
-    """Of N(m, σ²) per channel: (m² + σ² − 1 − ln σ²) / 2, summed over channels."""
-    mean, logvar = torch.randn(2, 3, 1, 4), torch.randn(2, 3, 1, 4)
-    normal = torch.distributions.Normal
-    expected = torch.distributions.kl_divergence(normal(mean, (0.5 * logvar).exp()), normal(0.0, 1.0))
-    assert torch.allclose(Posterior(mean, logvar).kl(), expected.sum((1, 2)), atol=1e-5)
 
 
 def test_the_mean_code_is_decoded():

@@ -6,15 +6,18 @@ import pytest
 import torch
 import yaml
 
+import visgen
 from visgen.data.batch import Batch
 from visgen.errors import InputError
 from visgen.nn.building import construct
 from visgen.pipelines.loading import load
 from visgen.tokenizers.karl import KARLTokenizer
+from visgen.tokenizers.vq import VQTokenizer
 from visgen.training import train
 from visgen.training.karl import KARLObjective, KARLOptions, halting_losses, updated_bin_law
+from visgen.training.karl_options import build_model
 from visgen.training.karl_scores import calibrate_errors, mean_error
-from visgen.training.tokenizer import to_pixels
+from visgen.training.reconstruction import to_pixels
 
 BASE = {
     "kind": "vq",
@@ -103,7 +106,7 @@ def test_a_step_is_a_function_of_its_seed(batch):
 
 def test_the_adversary_sees_both_passes(batch):
     spec = {"hidden_size": 4, "num_layers": 1, "adaptive": True}
-    from visgen.training.tokenizer import AdversarialSpec
+    from visgen.training.reconstruction import AdversarialSpec
 
     one = objective(stage="finetune", adversarial=AdversarialSpec(**spec))
     values = one.loss(batch, 0, 5)
@@ -219,6 +222,28 @@ def test_both_stages_from_recipes_to_a_pipeline(tmp_path):
     assert (folder / "samples/step_000002.png").is_file()
 
 
+def test_finetuning_leaves_a_frozen_base_as_it_was(tmp_path):
+    first = train(recipe(tmp_path, "one", model=MODEL, options={**OPTIONS, "token_choices": [2, 8]}))
+    start = {"stage": "finetune", "init": str(first / "model"), "freeze_base": True}
+    second = train(recipe(tmp_path, "two", options={**OPTIONS, **start, "token_choices": [2, 8]}))
+    before, after = (load(str(folder / "model")).tokenizer.state_dict() for folder in (first, second))
+    changed = {name for name, tensor in before.items() if not tensor.equal(after[name])}
+    assert changed and not any(name.startswith("base_tokenizer.") for name in changed)
+
+
+def test_a_base_beside_init_takes_the_place_of_its_own(tmp_path):
+    first = train(recipe(tmp_path, "one", model=MODEL, options={**OPTIONS, "token_choices": [2, 8]}))
+    found = load(str(first / "model")).tokenizer
+    other = VQTokenizer(**{k: v for k, v in found.base_tokenizer.cnn.config.items() if k[0] != "_"})
+    visgen.ReconstructPipeline(other).save_pretrained(tmp_path / "base")
+    options = KARLOptions(init=str(first / "model"), base=str(tmp_path / "base"))
+    built = build_model(options, {})
+    assert built.base_tokenizer.cnn.state_dict()["encoder.conv_in.weight"].equal(other.encoder.conv_in.weight)
+    assert built.encoder.latents.equal(found.encoder.latents)
+    with pytest.raises(InputError, match="has other sizes"):
+        build_model(KARLOptions(init=str(first / "model"), base="scenes-vq"), {})
+
+
 def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path):
     options = {**OPTIONS, "token_choices": [2, 8]}
     whole = train(recipe(tmp_path, "whole", model=MODEL, options=options, steps=3))
@@ -263,8 +288,6 @@ def test_recipes_that_contradict_themselves(tmp_path, model, options, told):
 
 
 def test_latents_start_spread_over_the_grid_and_layers_as_wide_as_asked():
-    from visgen.training.karl_options import build_model
-
     torch.manual_seed(0)
     model = build_model(KARLOptions(spread_latents=True, fan_in_init=True), MODEL)
     for latents in (model.encoder.latents, model.decoder.latent_positions):

@@ -129,8 +129,6 @@ def test_what_else_differs_from_the_start_is_refused(tokenizer_run, tmp_path, mo
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_generator_on_captions_makes_a_pipeline(tokenizer_run, tmp_path, optimizer):
-    if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        pytest.skip("Muon needs torch 2.9")
     options = {"tokenizer": str(tokenizer_run / "model"), "validation_batches": 1, "sampling": {"top_k": 4}}
     options["adherence_scenes"] = 8
     folder = train(

@@ -16,6 +16,7 @@ from visgen.training.losses import (
     object_weight,
     pixel_loss,
 )
+from visgen.training.muon import Muon, orthogonal
 from visgen.training.optimizers import build_optimizers
 from visgen.training.recipe import EmaSpec, OptimizerSpec
 
@@ -49,7 +50,6 @@ def test_tied_weights_come_through_a_checkpoint(tmp_path):
         assert torch.equal(state["head.weight"], wanted["embed"].weight)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
 def test_muon_takes_the_matrices_and_adamw_the_rest():
     objective = ToyObjective(adversary=True)
     adamw, muon = build_optimizers(objective, OptimizerSpec("muon")).optimizers
@@ -65,10 +65,39 @@ def test_muon_takes_the_matrices_and_adamw_the_rest():
     assert [group["lr"] for o in optimizers.optimizers for group in o.param_groups] == [0.5, 0.5, 1.0]
 
 
-def test_muon_says_what_it_needs(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(InputError, match=r"torch 2\.9"):
-        build_optimizers(ToyObjective(), OptimizerSpec("muon"))
+def test_muon_needs_matrices():
+    objective = ToyObjective()
+    objective.matrices = lambda name, parameter: False
+    with pytest.raises(InputError, match="finds no matrices"):
+        build_optimizers(objective, OptimizerSpec("muon"))
+    with pytest.raises(ValueError, match=r"not a parameter of shape \(3,\)"):
+        Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
+
+
+def test_orthogonal_matrices_keep_their_singular_vectors():
+    torch.manual_seed(0)
+    for shape in ((6, 4), (4, 6)):
+        matrices = torch.randn(3, *shape)
+        for matrix, found in zip(matrices, orthogonal(matrices), strict=True):
+            u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+            inner = u.T @ found @ vh.T
+            assert (inner - inner.diag().diag()).abs().max() < 1e-4
+            assert inner.diag().min() > 0.3 and inner.diag().max() < 1.3
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch's Muon came with 2.9")
+def test_muon_steps_as_torchs_does():
+    torch.manual_seed(0)
+    start = [torch.randn(6, 4), torch.randn(6, 4), torch.randn(3, 5)]
+    ours, theirs = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    library = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    for optimizer, parameters in ((Muon(ours, 0.1, weight_decay=0.05), ours), (library, theirs)):
+        for step in range(3):
+            for p in parameters:
+                p.grad = (p.detach() + step).sin()
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=0.01, rtol=0.02)  # torch's works in bfloat16
 
 
 def test_frozen_parts_are_neither_trained_nor_stored():

@@ -15,6 +15,7 @@ OFFICIAL = Registry(
         "var-tokenizer": "visgen.checkpoints.var:tokenizer_from_official",
         "var": "visgen.checkpoints.var:transformer_from_official",
         "karl": "visgen.checkpoints.karl:tokenizer_from_official",
+        "kl16-tokenizer": "visgen.checkpoints.klvae16:tokenizer_from_official",
         "klvae16": "visgen.checkpoints.klvae16:vae_from_official",
         "chameleon-vq": "visgen.checkpoints.chameleon:tokenizer_from_official",
         "llamagen-vq": "visgen.checkpoints.llamagen:tokenizer_from_official",
@@ -30,6 +31,7 @@ OFFICIAL = Registry(
         "elm-bae": "visgen.checkpoints.elm_tokenizer:tokenizer_from_official",
         "elm-ar": "visgen.checkpoints.elm:generator_from_official",
         "elm-mlm": "visgen.checkpoints.elm:masked_from_official",
+        "xar": "visgen.checkpoints.xar:generator_from_official",
     },
 )
 
@@ -39,14 +41,18 @@ def from_official(system: str, state_dict: Mapping[str, Any], config: Mapping[st
 
     Args:
         system: a name of `OFFICIAL`, such as "var" or "var-tokenizer".
-        state_dict: official keys → tensors; `visgen.checkpoints.files.read_state_dict` reads one from a file.
+        state_dict: official keys → tensors, or a mapping with those under "model" or another of
+            `visgen.checkpoints.files.WRAPPER_KEYS`; `read_state_dict` there reads one from a file.
         config: the official code's configuration keys; those that are left out are inferred from the shapes.
 
     Raises:
         UnknownNameError: no such system.
         InputError: weights that do not fit.
     """
+    from visgen.checkpoints.files import unwrapped  # which imports torch
+
     build = OFFICIAL.load(system)
+    state_dict = unwrapped(state_dict)
     for key, value in state_dict.items():
         if not isinstance(key, str) or not hasattr(value, "shape"):
             raise InputError(f"state_dict[{key!r}] is a {type(value).__name__}; names and tensors are needed")

@@ -11,9 +11,11 @@ from typing import Any
 
 from visgen.checkpoints.catalogue_entry import OfficialCheckpoint
 from visgen.checkpoints.catalogue_flextok import FLEXTOK_ENTRIES
+from visgen.checkpoints.catalogue_kl16 import KL16_ENTRIES
 from visgen.checkpoints.catalogue_seed import SEED_ENTRIES
 from visgen.checkpoints.catalogue_seed_llama import SEED_LLAMA_ENTRIES
 from visgen.checkpoints.catalogue_titok import TITOK_ENTRIES
+from visgen.checkpoints.catalogue_xar import XAR_ENTRIES
 from visgen.errors import UnknownNameError
 from visgen.registry import nearest
 
@@ -253,6 +255,8 @@ _ENTRIES = (
     _elm_tokenizer("24"),
     *FLEXTOK_ENTRIES,
     *TITOK_ENTRIES,
+    *KL16_ENTRIES,
+    *XAR_ENTRIES,
     *SEED_ENTRIES,
     *SEED_LLAMA_ENTRIES,
     _transformers(

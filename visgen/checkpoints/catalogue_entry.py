@@ -21,7 +21,8 @@ class OfficialCheckpoint:
         size_bytes: download in bytes, about (parameters × 4, × 2 where bfloat16 is stored).
         licence: of the weights.
         paper: arXiv id.
-        sampling: keywords of `TokenSampling`, the published recipe in our convention of guidance.
+        sampling: keywords of `TokenSampling` (xAR: `EntitySampling`), the published recipe in our convention
+            of guidance.
         configs: role → official configuration keys that shapes do not tell.
         text: keywords of `TextFeatures`, for models of text; their encoder comes from its own repository.
         repos: role → repository, where it is another than `repo_id`.
@@ -55,7 +56,7 @@ class OfficialCheckpoint:
             return ("reconstruct",)
         if self.system == "seed-llama":
             return ("interleaved", "caption", "text-to-image", "reconstruct")
-        if self.system == "titok-maskgit":  # tokens without a place in the image: no part of it can be kept
+        if self.system in ("titok-maskgit", "xar"):  # of 1-D tokens and of latents no part can be kept
             return ("class-to-image", "reconstruct")
         return ("text-to-image" if self.text or not self.files else "class-to-image", "edit", "reconstruct")
 

@@ -65,14 +65,24 @@ def _read_pickle(path: Path) -> Any:
 def _tensors_of(content: Any, path: Path, prefer: str | None) -> dict[str, Tensor]:
     if _is_state_dict(content):
         return dict(content)
-    for key in WRAPPER_KEYS if prefer is None else (prefer, *WRAPPER_KEYS):
-        if isinstance(content, Mapping) and _is_state_dict(content.get(key)):
-            logger.info("%s: taking the weights under %r", path, key)
-            return dict(content[key])
+    if isinstance(content, Mapping) and (key := _wrapper_key(content, prefer)) is not None:
+        logger.info("%s: taking the weights under %r", path, key)
+        return dict(content[key])
     raise InputError(
         f"path {str(path)!r} holds no state dict of tensors, neither at its top level nor under "
         f"{' or '.join(WRAPPER_KEYS)}"
     )
+
+
+def unwrapped(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict that a mapping holds under one of `WRAPPER_KEYS`, or the mapping as it is."""
+    key = None if _is_state_dict(content) else _wrapper_key(content)
+    return content if key is None else content[key]
+
+
+def _wrapper_key(content: Mapping[str, Any], prefer: str | None = None) -> str | None:
+    keys = WRAPPER_KEYS if prefer is None else (prefer, *WRAPPER_KEYS)
+    return next((key for key in keys if _is_state_dict(content.get(key))), None)
 
 
 def _is_state_dict(value: Any) -> bool:

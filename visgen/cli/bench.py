@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from visgen.cli.bench_prune import prune
 from visgen.cli.bench_tables import acceptance, print_table, strategy_table, table
 from visgen.cli.bench_tokenize import tokenize
 from visgen.cli.console import guarded, note, say
@@ -42,6 +43,10 @@ def generate(
     tokens: Annotated[
         int, typer.Option("--tokens", min=1, help="Next-token models: tokens timed, of one image.")
     ] = TOKENS,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=3, metavar="N", help="Flow steps of xAR; fewer end sooner."),
+    ] = None,
     strategies: Annotated[
         str | None,
         typer.Option(
@@ -76,7 +81,7 @@ def generate(
         return _compare(model, pipe, names, dtypes, options, told)
     if subject is None:
         subject = 0 if hasattr(pipe, "num_classes") else PROMPT
-    run = _bench(pipe, subject, dtypes or _dtypes(DTYPES), sizes, repeats, compiled, tokens)
+    run = _bench(pipe, subject, dtypes or _dtypes(DTYPES), sizes, repeats, compiled, tokens, steps)
     rows = list(run.run())
     print_table(table(rows))
     _say_document(model, run.device, run.dtypes, rows, repeats=repeats, **told)
@@ -84,6 +89,7 @@ def generate(
 
 bench.command()(guarded(generate))
 bench.command()(guarded(tokenize))
+bench.command()(guarded(prune))
 
 
 def _bench(
@@ -94,12 +100,22 @@ def _bench(
     repeats: int,
     compiled: bool,
     tokens: int,
+    steps: int | None,
 ) -> Any:
     """The benchmark of a model's family."""
+    from visgen.evaluation.benchmark.entities import EntityBench
     from visgen.evaluation.benchmark.generate import GenerateBench
     from visgen.evaluation.benchmark.next_token import DecodeBench
     from visgen.generators.next_token import NextTokenGenerator
 
+    if getattr(getattr(pipe, "generator", None), "continuous", False):
+        if compiled:
+            raise InputError("--compile: xAR is measured without compiling; leave it out")
+        return EntityBench(pipe, subject, dtypes, sizes, repeats, steps, note)
+    if steps is not None:
+        raise InputError(
+            f"--steps {steps}: this model takes no flow steps; leave it out, or use an xAR model"
+        )
     if isinstance(getattr(pipe, "generator", None), NextTokenGenerator):
         return DecodeBench(pipe, subject, dtypes, sizes, repeats, compiled, tokens, note)
     return GenerateBench(pipe, subject, dtypes, sizes, repeats, compiled, note)

@@ -52,6 +52,33 @@ def tokenizer_table(rows: Sequence[Row]) -> Table:
     return _table(columns, rows, _tokenizer_cells)
 
 
+def prune_table(rows: Sequence[Row]) -> Table:
+    """A line per measurement, a rule between numbers of tokens and before the prefill."""
+    columns = ["what", "tokens", "kept", "ms", "speed-up", "choosing ms", "FLOPs", "memory", "more"]
+    grouped = [{**row, "model": (row["part"], row["part"] == "prefill" or row["tokens"])} for row in rows]
+    return _table(columns, grouped, _prune_cells)
+
+
+def _prune_cells(row: Row) -> tuple[str, ...]:
+    from visgen.cli.models import size
+
+    memory, seconds = row.get("peak_memory_bytes"), row["seconds"]
+    more = row.get("refused", "")
+    if "same_choice" in row:
+        more = "the same choice" if row["same_choice"] else "another choice"
+    return (
+        row["name"],
+        _number(row.get("tokens"), ",d"),
+        _number(row.get("kept"), ",d"),
+        _number(None if seconds is None else 1000 * seconds, ".2f"),
+        _number(row.get("speedup"), ".2f") + ("×" if "speedup" in row else ""),
+        _number(row.get("selection_ms"), ".2f"),
+        _number(row.get("flops_ratio"), ".1%"),
+        "" if memory is None else size(memory),
+        more,
+    )
+
+
 def _tokenizer_cells(row: Row) -> tuple[str, ...]:
     from visgen.cli.models import size
 
@@ -137,6 +164,11 @@ def _more(row: Row) -> str:
         return f"first {first:.1f} s, logits within {difference:.1e}"
     if "same_tokens" in row:
         return f"{row['speedup']:.2f}× the plain loop, its first {row['same_tokens']} tokens"
+    if "largest_latent_difference" in row:
+        calls, difference = row["network_calls"], row["largest_latent_difference"]
+        return f"{row['speedup']:.2f}× the plain loop, {calls} calls, latents within {difference:.0e}"
+    if "network_calls" in row:
+        return f"{row['network_calls']} calls"
     if "bytes_per_second" in row:
         return f"{row['bytes_per_second'] / 1e9:.1f} GB/s"
     return ""

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from visgen.errors import InputError
 
 DONE, INTERNAL, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+LONGEST = 500  # characters of an internal error that are told
 
 # What the operating system answers to a path that a user mistyped; a full disk is not among them.
 PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -118,8 +119,9 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return BAD_INPUT, place + (error.strerror or str(error))
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return BAD_INPUT, f"this needs {error.name}: pip install 'visgen[{EXTRAS[error.name]}]'"
-    name = type(error).__name__
-    return INTERNAL, f"internal error: {name}: {error} (`visgen --debug …` shows the traceback)"
+    told = f"{type(error).__name__}: {error}"
+    told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"  # a compiler's message fills screens
+    return INTERNAL, f"internal error: {told} (`visgen --debug …` shows the traceback)"
 
 
 def _shorten_warnings() -> None:

@@ -15,11 +15,16 @@ from visgen.cli.options import (
     DecodeSteps,
     Device,
     Dtype,
+    Guidance,
+    InferenceSteps,
     NumTokens,
     Offline,
+    Solver,
     Strategy,
     check_device,
+    given_flow,
     given_length,
+    given_sampling,
     given_strategy,
 )
 from visgen.cli.token_options import MaxError
@@ -72,6 +77,9 @@ def evaluate(
         typer.Option(metavar="FILE", help="A .txt or .jsonl to draw instead of the reference's captions."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 32,
+    steps: InferenceSteps = None,
+    solver: Solver = None,
+    guidance_scale: Guidance = None,
     prune: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,12 +120,17 @@ def evaluate(
     _check_files(output, statistics, names)
     if device is not None:
         check_device(device)
+    given_flow(steps, solver)
+    given_sampling(guidance_scale=guidance_scale)
     if is_answer_protocol(protocol, prune):
         others = {
             "--metrics": metrics,
             "--prompts": prompts,
             "--strategy": strategy,
             "--num-tokens": num_tokens,
+            "--steps": steps,
+            "--solver": solver,
+            "--guidance-scale": guidance_scale,
         }
         others |= {"--max-error": max_error, "--save-statistics": statistics}
         refuse_others(others | {"--decode-steps": decode_steps, "--decode-guidance": decode_guidance})
@@ -133,6 +146,9 @@ def evaluate(
         count=count,
         seed=seed,
         batch_size=batch_size,
+        steps=steps,
+        solver=solver,
+        guidance_scale=guidance_scale,
         strategy=strategy,
         num_tokens=num_tokens,
         max_error=max_error,

@@ -16,6 +16,7 @@ from visgen.cli.options import (
     Device,
     Dtype,
     Guidance,
+    InferenceSteps,
     Labels,
     Model,
     Negative,
@@ -24,11 +25,13 @@ from visgen.cli.options import (
     Output,
     Progressive,
     Seed,
+    Solver,
     Strategy,
     Temperature,
     TopK,
     TopP,
     given,
+    given_flow,
     given_length,
     given_sampling,
     given_strategy,
@@ -61,6 +64,8 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     temperature: Temperature = None,
+    steps: InferenceSteps = None,
+    solver: Solver = None,
     strategy: Strategy = None,
     num_tokens: NumTokens = None,
     decode_steps: DecodeSteps = None,
@@ -78,6 +83,7 @@ def generate(
     """Draw what prompts say, or classes: visgen generate "a red circle above a blue square"."""
     sampling = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p, "temperature": temperature}
     options = given(negative_prompt=negative, seed=seed, batch_size=batch_size) | given_sampling(**sampling)
+    options |= given_flow(steps, solver)
     options |= given_strategy(strategy) | given_length(num_tokens, decode_steps, decode_guidance)
     if prompts_file is not None:
         others = {"a prompt": prompts, "--label": labels, "--grid": grid, "--progressive": progressive}
@@ -89,14 +95,14 @@ def generate(
     name = " ".join(["class", *map(str, labels)]) if labels else str(rows[0])
     paths = picture_paths(output, name, len(rows), count, grid)
     pipe = open_model(model, "class-to-image" if labels else "text-to-image", dtype, device, offline)
-    steps = Steps() if progressive else None
+    seen = Steps() if progressive else None
     result = pipe(
         rows,
         num_images_per_prompt=count,
-        callback_on_step_end=steps,
+        callback_on_step_end=seen,
         **options,
     )
-    images = steps.strips(len(result)) if steps else result.images
+    images = seen.strips(len(result)) if seen else result.images
     columns = 1 if progressive else count if len(rows) > 1 and count > 1 else None
     save_pictures(images, result, paths, model, columns)
 

@@ -11,6 +11,7 @@ import typer
 from visgen.errors import InputError, shown
 
 DEFAULT_MODEL = "scenes-var"
+SOLVERS = ("sde", "ode")
 
 
 class Off:
@@ -103,6 +104,13 @@ NumTokens = Annotated[
         "--num-tokens", min=1, metavar="N", help="Stop after N tokens, for models of 1-D tokens: coarser."
     ),
 ]
+InferenceSteps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, metavar="N", help="Flow steps per entity, for xAR: more is slower."),
+]
+Solver = Annotated[
+    str | None, typer.Option("--solver", metavar="sde|ode", help="How xAR follows the flow; ode draws less.")
+]
 DecodeSteps = Annotated[
     int | None,
     typer.Option("--decode-steps", min=1, metavar="N", help="Steps of a decoder that starts from noise."),
@@ -124,6 +132,17 @@ def given_sampling(**options: Any) -> dict[str, Any]:
     kept = given(**options)
     TokenSampling(**kept)
     return kept
+
+
+def given_flow(steps: int | None, solver: str | None) -> dict[str, Any]:
+    """As `given`, for how models of latents are sampled.
+
+    Raises:
+        InputError: an unknown solver.
+    """
+    if solver not in (None, *SOLVERS):
+        raise InputError(f"--solver {shown(solver)} must be {' or '.join(SOLVERS)}")
+    return given(num_inference_steps=steps, solver=solver)
 
 
 def given_strategy(strategy: str | None) -> dict[str, Any]:

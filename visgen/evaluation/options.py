@@ -23,6 +23,8 @@ class EvaluationOptions:
         count: images N; None = all of a folder, 1000 of a model (fewer where captions or images end before).
         seed: image i is drawn from (seed, i).
         batch_size: images at once; always that many, the last ones padded.
+        steps, solver: flow steps and solver of models that make latents; None = the model's own.
+        guidance_scale: of generated images; None = the model's own.
         strategy: how next-token models decode, a name or "NAME:VALUE"; None = one token after another.
         num_tokens: of each image, generated and reconstructed, for models of 1-D tokens; None = all.
         max_error: mean absolute error of [0, 1] pixels that reconstructions may have, for tokenizers that
@@ -41,6 +43,9 @@ class EvaluationOptions:
     count: int | None = None
     seed: int = 0
     batch_size: int = 32
+    steps: int | None = None
+    solver: str | None = None
+    guidance_scale: float | None = None
     strategy: str | None = None
     num_tokens: int | None = None
     max_error: float | None = None
@@ -53,6 +58,13 @@ class EvaluationOptions:
     inception_weights: Path | None = None
     lpips_weights: Path | None = None
     lpips_linear: Path | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Sampling options of a pipeline's call that were asked for."""
+        asked = {"num_inference_steps": self.steps, "solver": self.solver}
+        asked |= {"guidance_scale": self.guidance_scale}
+        return {name: value for name, value in asked.items() if value is not None}
 
     @property
     def decoding(self) -> dict[str, Any] | None:

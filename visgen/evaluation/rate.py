@@ -14,10 +14,10 @@ from torch import Tensor
 
 from visgen.data.images import to_pil
 from visgen.pipelines import TASKS_OF
-from visgen.pipelines.assets import assets_folder, shipped_models
 from visgen.pipelines.model_index import read_index
 from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.pipelines.tokenize import bits_per_token
+from visgen.shipped import assets_folder, shipped_models
 
 # Errors asked of tokenizers that choose their length, where their configuration names none
 ERRORS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2)

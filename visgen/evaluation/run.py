@@ -69,6 +69,7 @@ def evaluate(
                 options.num_tokens,
                 options.decoding,
                 options.max_error,
+                options.sampling,
             )
             plan = make_plan(options, setting.protocol, setting.reference, subject)
         with clock("reference"):

@@ -19,16 +19,17 @@ from visgen.data.listing import list_images
 from visgen.errors import InputError, shown
 from visgen.evaluation.metrics import RECONSTRUCTION, listed
 from visgen.pipelines.answer_models import find_answer_model
-from visgen.pipelines.assets import shipped_models
 from visgen.pipelines.fingerprint import weights_digest
 from visgen.pipelines.flow_decoding import decoding_request, length_facts
 from visgen.pipelines.interleaved import InterleavedPipeline
 from visgen.pipelines.model_index import INDEX_NAME
 from visgen.pipelines.official import find_official
+from visgen.pipelines.options import override
 from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.pipelines.seed_llama import find_seed_llama
 from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.pipelines.transformers_models import find_transformers
+from visgen.shipped import shipped_models
 from visgen.tokenizers.tokens import ImageTokens
 
 Captions = Callable[[Sequence[int]], Sequence[str]]
@@ -86,6 +87,8 @@ class ModelSubject(Subject):
         decoding: keywords of `FlowSampling` for decoders that start from noise; None = the tokenizer's own.
         max_error: of reconstructions, for tokenizers that choose the number of tokens by it; generated images
             do not depend on it. None = the tokenizer's own.
+        sampling: options of the pipeline's call for generated images, such as `num_inference_steps`; None =
+            the model's own.
 
     Raises:
         InputError: a strategy, a number of tokens, an error or keywords for a model that takes none.
@@ -100,6 +103,7 @@ class ModelSubject(Subject):
         num_tokens: int | None = None,
         decoding: Mapping[str, Any] | None = None,
         max_error: float | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         pipe.set_progress_bar_config(disable=True)
         kinds = {"TextToImagePipeline": "text", "ClassToImagePipeline": "class"}
@@ -111,12 +115,17 @@ class ModelSubject(Subject):
         self._reconstruct = ReconstructPipeline.from_pipe(pipe)
         if strategy is not None and self.kind == "tokenizer":
             raise InputError(f"--strategy {shown(strategy)}: {name!r} draws nothing; leave it out")
+        if sampling and self.kind == "tokenizer":
+            raise InputError(
+                f"{name!r} draws nothing, so {shown(dict(sampling))} say nothing; leave them out"
+            )
+        override(pipe.sampling, **(sampling or {}))  # refuse now what would end the evaluation later
         strategy_request(pipe, strategy, None)
         pipe.tokenizer.check_knobs(num_tokens, max_error)
         if self.kind != "tokenizer":
             pipe.generator.check_num_tokens(num_tokens)
         length = length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
-        self._decoding = strategy_facts(strategy, None) | length
+        self._decoding = dict(sampling or {}) | strategy_facts(strategy, None) | length
         self._knobs = length | ({} if max_error is None else {"max_error": max_error})
 
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
@@ -200,6 +209,7 @@ def open_subject(
     num_tokens: int | None = None,
     decoding: Mapping[str, Any] | None = None,
     max_error: float | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> Subject:
     """The subject of a name: a model as for `visgen.load`, or a folder of images.
 
@@ -209,6 +219,7 @@ def open_subject(
     if is_image_folder(name):
         lengths = {"--num-tokens": num_tokens, "--max-error": max_error}
         asked = {"--strategy": strategy, **lengths, "--decode-…": decoding}
+        asked |= {f"sampling option {name}": value for name, value in (sampling or {}).items()}
         for option, value in asked.items():
             if value is not None:
                 raise InputError(f"{option} {shown(value)}: {name!r} is a folder of images; leave it out")
@@ -216,4 +227,4 @@ def open_subject(
     pipe = visgen.load(name, dtype=dtype, device=device, local_files_only=offline)
     if isinstance(pipe, InterleavedPipeline):
         pipe = pipe.drawer()
-    return ModelSubject(name, pipe, batch_size, strategy, num_tokens, decoding, max_error)
+    return ModelSubject(name, pipe, batch_size, strategy, num_tokens, decoding, max_error, sampling)

@@ -13,6 +13,7 @@ GENERATORS = Registry(
         "RARGenerator": "visgen.generators.rar:RARGenerator",
         "ELMMaskedTransformer": "visgen.generators.elm_masked:ELMMaskedTransformer",
         "RasterTransformer": "visgen.generators.raster:RasterTransformer",
+        "XARGenerator": "visgen.generators.xar:XARGenerator",
     },
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ class GenerationRequest:
 
     Args:
         condition: what the images show.
-        sampling: the family's knobs (`TokenSampling` for token models).
+        sampling: the family's knobs, an `ImageGenerator.sampling_family` (`TokenSampling` for token models).
         noise: source of every random draw; its rows are the rows of the condition.
         layout: token layout, when it differs from the model's own.
         known: (tokens, keep_mask) for editing: keep_mask bool (B or 1, h, w) on the finest grid, True = keep
@@ -31,7 +31,7 @@ class GenerationRequest:
     """
 
     condition: Condition
-    sampling: TokenSampling
+    sampling: Any
     noise: Noise
     layout: Layout | None = None
     known: tuple[ImageTokens, Tensor] | None = None
@@ -68,7 +68,15 @@ OnStep = Callable[[GenerationStep], None]
 
 
 class ImageGenerator:
-    """Mixin of every generator. Concrete classes are `VisgenModel`s too."""
+    """Mixin of every generator. Concrete classes are `VisgenModel`s too.
+
+    Attributes:
+        sampling_family: dataclass of its sampling options, with a default for each.
+        continuous: whether its tokens are latents, not ids.
+    """
+
+    sampling_family: ClassVar[type] = TokenSampling
+    continuous: ClassVar[bool] = False
 
     @property
     def most_tokens(self) -> int | None:

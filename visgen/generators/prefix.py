@@ -90,6 +90,26 @@ class TextPrefix(nn.Module):
         return Prefix(self.fc2(F.gelu(self.fc1(features), approximate="tanh")), condition.mask)
 
 
+class ProjectedPrefix(nn.Module):
+    """Text features through a linear layer; masked positions, and all of a row without a prompt, hold a
+    learned vector and are seen too."""
+
+    def __init__(self, text_dim: int, length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.length = length
+        self.proj = nn.Linear(text_dim, hidden_size)
+        self.text_pos = nn.Parameter(torch.zeros(1, length, hidden_size))
+        self.text_null = nn.Parameter(torch.zeros(1, 1, hidden_size))
+
+    def forward(self, condition: Condition) -> Prefix:
+        if not isinstance(condition, TextCondition):
+            raise _unfit(condition, "text")
+        _check_length(condition.embeddings, self.length)
+        words = self.proj(condition.embeddings.to(self.proj.weight.dtype))
+        text = torch.where(condition.words[..., None], words, self.text_null.to(words.dtype))
+        return Prefix(text + self.text_pos)
+
+
 class CrossPrefix(nn.Module):
     """One learned position; the text is read by cross-attention.
 

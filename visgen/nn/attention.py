@@ -31,11 +31,18 @@ def attention_backend(name: str) -> Iterator[None]:
 
 
 def attend(
-    q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, *, mask: Tensor | None = None, scale: float | None = None
+    q_BHLD: Tensor,
+    k_BHLD: Tensor,
+    v_BHLD: Tensor,
+    *,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Softmax attention (B, H, Lq, D); scale defaults to D^-0.5.
 
-    `mask` (…, Lq, Lk) is bool, True = may attend, or a float that is added to the scores.
+    `mask` (…, Lq, Lk) is bool, True = may attend, or a float that is added to the scores; `dropout` is the
+    share of weights that is dropped, always, so that callers pass 0 outside of training.
 
     "auto" is SDPA, except for training in bfloat16 on a CPU, masked or short, where two matmuls around a
     softmax are faster: forward and backward 24 instead of 48 ms at (64, 3, 154, 64) on two cores with a mask,
@@ -48,12 +55,13 @@ def attend(
     grouped = q_BHLD.shape[1] != k_BHLD.shape[1]  # each key head serves several query heads
     if backend == "sdpa":
         return F.scaled_dot_product_attention(
-            q_BHLD, k_BHLD, v_BHLD, attn_mask=mask, scale=scale, enable_gqa=grouped
+            q_BHLD, k_BHLD, v_BHLD, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=grouped
         )
     if grouped:
         times = q_BHLD.shape[1] // k_BHLD.shape[1]
         k_BHLD, v_BHLD = k_BHLD.repeat_interleave(times, 1), v_BHLD.repeat_interleave(times, 1)
-    return _explicit(q_BHLD, k_BHLD, v_BHLD, mask, q_BHLD.shape[-1] ** -0.5 if scale is None else scale)
+    scale = q_BHLD.shape[-1] ** -0.5 if scale is None else scale
+    return _explicit(q_BHLD, k_BHLD, v_BHLD, mask, scale, dropout)
 
 
 def _trains_in_bfloat16_on_cpu(v: Tensor) -> bool:
@@ -61,12 +69,13 @@ def _trains_in_bfloat16_on_cpu(v: Tensor) -> bool:
     return half and v.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float) -> Tensor:
     scores = ((q * scale) @ k.transpose(-1, -2)).float()
     if mask is not None:  # adding costs nothing in the backward pass, filling would
         bias = mask if mask.is_floating_point() else _as_bias(mask)
         scores = scores + bias
-    return scores.softmax(dim=-1).to(v.dtype) @ v
+    weights = scores.softmax(dim=-1).to(v.dtype)
+    return (F.dropout(weights, dropout) if dropout else weights) @ v
 
 
 def _as_bias(mask: Tensor) -> Tensor:

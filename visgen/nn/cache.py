@@ -10,7 +10,7 @@ class KVCache:
     """Keys and values of all layers, (layers, 2, B, H, max_length, D).
 
     `extend` writes the new positions of a layer and returns views over everything so far; `advance` moves on
-    once all layers have written.
+    once all layers have written. Without it, the next positions take the place of these.
     """
 
     def __init__(
@@ -29,8 +29,9 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, k_BHLD: Tensor, v_BHLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Append keys and values of a layer; returns all of its keys and values up to here."""
-        keys, values = self._store[layer]
+        """Append keys and values of a layer; returns all of its keys and values up to here. Fewer rows than
+        the cache has are its first ones."""
+        keys, values = self._store[layer, :, : len(k_BHLD)]
         end = self.length + k_BHLD.shape[2]
         keys[:, :, self.length : end] = k_BHLD
         values[:, :, self.length : end] = v_BHLD

@@ -1,5 +1,5 @@
-"""Rectified flow: straight paths between noise (t = 1) and data (t = 0), their training pairs, Euler sampling
-and guidance.
+"""Rectified flow: straight paths between noise (t = 1) and data (t = 0), their training pairs, Euler and
+Euler–Maruyama sampling, and guidance.
 
 Guidance is u + s (c − u) ("cfg"), or adaptive projected guidance ("apg", arXiv 2410.02416), which keeps
 strong guidance from saturating colours.
@@ -8,8 +8,9 @@ strong guidance from saturating colours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -121,14 +122,60 @@ def sample_flow(velocity: Velocity, noise: Tensor, sampling: FlowSampling) -> Te
     Args:
         velocity: the model; called once per step. It may batch both passes where `guided` asks for two.
     """
-    x, n = noise.float(), sampling.num_inference_steps
     projected = ProjectedGuidance(sampling.apg_momentum, sampling.apg_norm, sampling.apg_parallel)
     combine = projected if sampling.guidance == "apg" else guide
-    for t in sampling.times:
+
+    def guided(x: Tensor, t: float) -> Tensor:
         scale = sampling.scale_at(t)
         made = velocity(x, t, scale != 1)
         v = made if isinstance(made, Tensor) else combine(made[0].float(), made[1].float(), scale)
-        x = x - v.float() / n
+        return v.float()
+
+    return euler(guided, noise.float(), sampling.times)
+
+
+def euler(velocity: Callable[[Tensor, float], Tensor], x: Tensor, times: Sequence[float]) -> Tensor:
+    """Data from noise x (B, …) by Euler steps of dx = v dt at falling `times`, the last one to t = 0."""
+    for t, after in pairwise([*times, 0.0]):
+        x = x + (after - t) * velocity(x, t)
+    return x
+
+
+def even_times(num_inference_steps: int) -> list[float]:
+    """The times of `euler`: evenly from 1, the last one a step before 0."""
+    return torch.linspace(1.0, 0.0, num_inference_steps + 1, dtype=torch.float64)[:-1].tolist()
+
+
+LAST_TIME = 0.04  # from here Euler–Maruyama goes to t = 0 in one step without noise, as SiT does
+
+
+def maruyama_times(num_inference_steps: int) -> list[float]:
+    """The times of `euler_maruyama`: evenly from 1 to 0.04."""
+    return torch.linspace(1.0, LAST_TIME, num_inference_steps, dtype=torch.float64).tolist()
+
+
+def euler_maruyama(
+    velocity: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    times: Sequence[float],
+    draw: Callable[[], Tensor],
+) -> Tensor:
+    """Data from noise x (B, …) by Euler–Maruyama steps of the reverse SDE with diffusion 2t (SiT, arXiv
+    2401.08740).
+
+    With the score s = (−(1 − t) v − x) / t the drift v − t s is (2 − t) v + x.
+
+    Args:
+        velocity: of (x, t).
+        times: falling; the last step goes to t = 0 and adds no noise.
+        draw: standard normal noise of x's shape, called before each step but the last.
+    """
+    for t, after in pairwise([*times, 0.0]):
+        noise = draw() if after > 0 else None
+        step = after - t
+        x = x + step * ((2 - t) * velocity(x, t) + x)
+        if noise is not None:
+            x = x + math.sqrt(2 * t * -step) * noise
     return x
 
 

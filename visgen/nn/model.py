@@ -4,6 +4,7 @@ only."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from visgen.errors import InputError
 from visgen.nn.building import assemble
+from visgen.shipped import shared_folder
 
 __all__ = ["VisgenModel", "read_config", "read_json", "read_safetensors", "read_weights"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+SHARED = "_shared"  # key of config.json: submodules whose weights a shipped model holds
 Model = TypeVar("Model", bound="VisgenModel")
 
 
@@ -56,6 +59,7 @@ class VisgenModel(ModelMixin, ConfigMixin):
         folder = Path(folder)
         config = read_config(folder, cls.__name__)
         state = read_weights(folder)
+        state = shared_weights(config.get(SHARED), str(folder)) | state  # its own come first
         if dtype is None:
             state = {
                 name: tensor.float() if tensor.is_floating_point() else tensor
@@ -67,14 +71,36 @@ class VisgenModel(ModelMixin, ConfigMixin):
             model = model.to(dtype)
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:  # type: ignore[override]
-        """Write `config.json` and the weights, floats as `dtype` (None: as they are)."""
+    def save_pretrained(  # type: ignore[override]
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        shared: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write `config.json` and the weights, floats as `dtype` (None: as they are).
+
+        Args:
+            folder: where; made if missing.
+            dtype: of the stored floats.
+            shared: submodule → "MODEL/COMPONENT" of a shipped model with the same weights, to refer to
+                instead of writing them; tensors that differ in shape are written.
+
+        Raises:
+            InputError: a reference to nothing, or to other weights.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.save_config(folder)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         if dtype is not None:
             state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+        if shared:
+            state = without_shared(state, shared)
+            path = folder / self.config_name
+            path.write_text(
+                json.dumps(read_json(path) | {SHARED: dict(shared)}, indent=2, sort_keys=True) + "\n"
+            )
         save_file(state, str(folder / WEIGHTS), metadata={"format": "pt"})
 
 
@@ -115,6 +141,37 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for name in sorted(set(shards.values())):
         state |= read_safetensors(folder / Path(name).name)
     return state
+
+
+def shared_weights(shared: Any, source: str) -> dict[str, Tensor]:
+    """The tensors of submodules that a config takes from shipped models, {submodule: "MODEL/COMPONENT"}.
+
+    Raises:
+        InputError: anything else, or a reference to nothing.
+    """
+    if shared is None:
+        return {}
+    if not isinstance(shared, dict) or not all(isinstance(reference, str) for reference in shared.values()):
+        raise InputError(
+            f"{source}: config.{SHARED} must be an object of submodule names and MODEL/COMPONENT"
+        )
+    return {
+        f"{module}.{name}": tensor
+        for module, reference in shared.items()
+        for name, tensor in read_weights(shared_folder(reference)).items()
+    }
+
+
+def without_shared(state: Mapping[str, Tensor], shared: Mapping[str, str]) -> dict[str, Tensor]:
+    """`state` without the tensors that shipped models hold; raises `InputError` if one has other values."""
+    there = shared_weights(dict(shared), "shared")
+    same_shape = {key for key, tensor in state.items() if key in there and there[key].shape == tensor.shape}
+    for key in sorted(same_shape):
+        if not torch.equal(state[key], there[key].to(state[key].dtype)):
+            raise InputError(f"shared={dict(shared)}: {key} has other values there; leave its submodule out")
+    if not same_shape:
+        raise InputError(f"shared={dict(shared)} holds nothing of this model")
+    return {key: tensor for key, tensor in state.items() if key not in same_shape}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

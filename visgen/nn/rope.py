@@ -26,11 +26,18 @@ def grid_rotation(
             the official code; "identity" = they are not turned.
     """
     h, w = grid
+    rows, columns = torch.meshgrid(torch.arange(h).float(), torch.arange(w).float(), indexing="ij")
+    places_L2 = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    return place_rotation(places_L2, head_size, base, prefix, prefix_rotation)
+
+
+def place_rotation(
+    places_L2: Tensor, head_size: int, base: float, prefix: int, prefix_rotation: PrefixRotation
+) -> Rotation:
+    """Cos and sin (prefix + L, D / 2) of positions that stand at (row, column), which may be fractions;
+    otherwise as `grid_rotation`."""
     frequencies = base ** (-torch.arange(0, head_size // 2, 2).float() / (head_size // 2))  # (D / 4,)
-    rows, columns = torch.arange(h).float(), torch.arange(w).float()
-    by_row = (rows[:, None] * frequencies)[:, None].expand(h, w, -1)
-    by_column = (columns[:, None] * frequencies)[None].expand(h, w, -1)
-    angles = torch.cat([by_row, by_column], dim=-1).reshape(h * w, -1)
+    angles = (places_L2[:, :, None] * frequencies).flatten(1)
     cos = torch.full((prefix, head_size // 2), 1.0 if prefix_rotation == "identity" else 0.0)
     return torch.cat([cos, angles.cos()]), torch.cat([torch.zeros_like(cos), angles.sin()])
 

@@ -72,10 +72,11 @@ class Job:
     num_tokens: int | None = None
     decoding: FlowSampling | None = None
 
-    @property
-    def rows_at_once(self) -> int:
-        """Rows of a micro-batch: one with `smooth`, whose pixels are made of floats and show its shape."""
-        alone = getattr(self.sampling, "smooth", False) and not self.fixed_batch
+    def rows_at_once(self, generator: Any, device: torch.device) -> int:
+        """Rows of a micro-batch. One with `smooth`, and on a CPU of a generator of latents: their pixels are
+        made of floats, which show the shape of a batch."""
+        latents = getattr(generator, "continuous", False) and device.type == "cpu"
+        alone = (latents or getattr(self.sampling, "smooth", False)) and not self.fixed_batch
         return 1 if alone else self.batch_size
 
 
@@ -95,7 +96,8 @@ class ImagePipeline(DiffusionPipeline):
     def _set_up(self, sampling: Any, **modules: Any) -> None:
         check_fit(modules.get("tokenizer"), modules.get("generator"), modules.get("text"))
         self.register_modules(**modules)
-        self.sampling = _as_sampling(sampling)
+        family = getattr(modules.get("generator"), "sampling_family", TokenSampling)
+        self.sampling = _as_sampling(sampling, family)
         self.card: dict[str, str] = {}
 
     def register_modules(self, **modules: Any) -> None:
@@ -166,7 +168,8 @@ class ImagePipeline(DiffusionPipeline):
         Args:
             folder: where; made if missing.
             dtype: of the stored weights; None keeps theirs.
-            shared: component → "MODEL/COMPONENT" of a shipped model, to refer to instead of writing it.
+            shared: component, or part of one such as "tokenizer.codec.cnn", → "MODEL/COMPONENT" of a shipped
+                model, to refer to instead of writing it.
             card: licence, recipe, parity, notes; None keeps the model's own.
 
         Raises:
@@ -179,7 +182,8 @@ class ImagePipeline(DiffusionPipeline):
                 components[slot] = register_component(slot, module, shared.get(slot))
         for slot, component in components.items():
             if component.shared is None:
-                save_component(self.components[slot], folder / slot, dtype)
+                parts = {k.removeprefix(f"{slot}."): v for k, v in shared.items() if k.startswith(f"{slot}.")}
+                save_component(self.components[slot], folder / slot, dtype, parts)
         folder.mkdir(parents=True, exist_ok=True)
         index = ModelIndex(type(self).__name__, components, changed_options(self.sampling), card or self.card)
         (folder / INDEX_NAME).write_text(
@@ -189,7 +193,8 @@ class ImagePipeline(DiffusionPipeline):
     @torch.no_grad()
     def generate_images(self, job: Job) -> tuple[Images, ImageTokens, dict[str, Any]]:
         """Run a job: images as `job.finish` makes them, tokens on the CPU, and what generating them took."""
-        batches = list(micro_batches(len(job.seeds), job.rows_at_once, job.fixed_batch))
+        at_once = job.rows_at_once(self.generator, device_of(self.generator))
+        batches = list(micro_batches(len(job.seeds), at_once, job.fixed_batch))
         images, tokens, stats = [], [], []
         try:
             with StepReporter(self, len(batches), self._decode_latents, job.callback) as reporter:
@@ -304,12 +309,15 @@ def _known_rows(known: tuple[ImageTokens, Tensor] | None, index: list[int], devi
     return tokens[index].to(device), (keep if len(keep) == 1 else keep[index]).to(device)
 
 
-def _as_sampling(sampling: Any) -> Any:
+def _as_sampling(sampling: Any, family: type) -> Any:
+    """Default options of a family of models, from its dataclass or keywords of it."""
     if sampling is None:
-        return TokenSampling()
+        return family()
     if not isinstance(sampling, Mapping):
         return sampling
     try:
-        return TokenSampling(**sampling)
+        return family(**sampling)
     except TypeError as error:
-        raise InputError(f"sampling={shown(dict(sampling))} does not fit TokenSampling ({error})") from error
+        raise InputError(
+            f"sampling={shown(dict(sampling))} does not fit {family.__name__} ({error})"
+        ) from error

@@ -31,7 +31,8 @@ class ClassToImagePipeline(ImagePipeline):
     Args:
         tokenizer: turns tokens into images.
         generator: predicts tokens from a class.
-        sampling: default options, `TokenSampling` or its keywords; None = no guidance and no filters.
+        sampling: default options, the generator's `sampling_family` (most: `TokenSampling`) or its keywords;
+            None = no guidance and no filters.
         drafter: a small model that drafts tokens for the strategies "speculative" and "lantern", or None.
     """
 
@@ -71,6 +72,8 @@ class ClassToImagePipeline(ImagePipeline):
         top_k: int | Default | None = DEFAULT,
         top_p: float | Default | None = DEFAULT,
         smooth: bool | Default = DEFAULT,
+        num_inference_steps: int | Default = DEFAULT,
+        solver: str | Default = DEFAULT,
         strategy: Any = None,
         strategy_options: Mapping[str, Any] | None = None,
         num_tokens: int | None = None,
@@ -92,13 +95,15 @@ class ClassToImagePipeline(ImagePipeline):
             guidance_scale: 1 = off; higher follows the class more closely.
             guidance_schedule: "constant", or "linear" from 1 at the first step.
             temperature, top_k, top_p, smooth: see `TokenSampling`; None = off, `DEFAULT` = the model's.
+            num_inference_steps, solver: of models that make latents by a flow, see `EntitySampling`.
             strategy: how next-token models decode: a name of `visgen.decoding.STRATEGIES`, "NAME:VALUE", or a
                 `DecodingStrategy`; None = one token after another. strategy_options: its keywords.
             num_tokens: models of 1-D sequences stop after so many tokens: a coarser image; None = all.
             decoding: how a decoder that starts from noise is sampled, a `FlowSampling` or some of its
                 keywords; None = the tokenizer's own way.
             output_type: "pil", "np" (float (B, H, W, 3) in [0, 1]) or "pt" (float (B, 3, H, W) in [0, 1]).
-            batch_size: images generated at once (with `smooth`: one, unless `fixed_batch`).
+            batch_size: images generated at once (one with `smooth`, and on a CPU by generators of latents,
+                unless `fixed_batch`).
             fixed_batch: always compute `batch_size` rows, so that half precision does not show the batch.
             callback_on_step_end: `callback(pipe, step, total, state)` after each step; `state.images()` gives
                 the images so far.
@@ -115,6 +120,8 @@ class ClassToImagePipeline(ImagePipeline):
             top_k=top_k,
             top_p=top_p,
             smooth=smooth,
+            num_inference_steps=num_inference_steps,
+            solver=solver,
         )
         check_length(self.generator, self.tokenizer, num_tokens)
         flow = decoding_request(self.tokenizer, decoding)

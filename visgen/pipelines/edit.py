@@ -60,6 +60,11 @@ class EditPipeline(ImagePipeline):
         drafter: Any = None,
     ) -> None:
         super().__init__()
+        if getattr(generator, "continuous", False):
+            raise InputError(
+                f"{type(generator).__name__} makes latents, of which no part can be kept; edit with a "
+                "model of ids, such as scenes-var"
+            )
         condition = condition_kind(generator, "class" if text is None else "prompt")
         if condition != "class" and text is None:
             raise InputError(f"generator is conditioned on {condition}; give a text component too")

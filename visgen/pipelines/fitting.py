@@ -12,7 +12,8 @@ def check_fit(tokenizer: Any, generator: Any, text: Any = None) -> None:
     """Compare what components say of their tokens and words; what a component does not say is not compared.
 
     Raises:
-        InputError: another codebook, other scales, another number of tokens, or another vocabulary.
+        InputError: another codebook, other scales, another number of tokens, latents of one and ids of the
+            other, or another vocabulary.
     """
     if generator is None:
         return
@@ -24,9 +25,25 @@ def check_fit(tokenizer: Any, generator: Any, text: Any = None) -> None:
                 f"tokenizer and generator do not fit: {name} is {made} of one and {needed} of the other"
             )
     _check_sequence(tokenizer, generator)
+    if getattr(generator, "continuous", False):
+        _check_latents(tokenizer, generator)
     words, known = getattr(text, "vocab_size", None), getattr(config, "text_vocab_size", None)
     if words is not None and known is not None and words != known:
         raise InputError(f"text component has {words} words, but the generator was made for {known}")
+
+
+def _check_latents(tokenizer: Any, generator: Any) -> None:
+    """Of a generator of latents: the tokenizer must decode latents of its grid."""
+    if tokenizer.codebook is not None:
+        raise InputError(
+            f"tokenizer and generator do not fit: {type(generator).__name__} makes latents, and "
+            f"{type(tokenizer).__name__} decodes ids"
+        )
+    if tokenizer.layout != generator.layout:
+        raise InputError(
+            f"tokenizer and generator do not fit: tokens are {tokenizer.layout} of one and "
+            f"{generator.layout} of the other"
+        )
 
 
 def _check_sequence(tokenizer: Any, generator: Any) -> None:

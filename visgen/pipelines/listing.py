@@ -10,7 +10,7 @@ from typing import Any
 
 from visgen.checkpoints.catalogue import CATALOGUE, OfficialCheckpoint
 from visgen.pipelines import TASKS_OF
-from visgen.pipelines.assets import assets_folder, shipped_models
+from visgen.shipped import assets_folder, shipped_models
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from visgen.checkpoints.catalogue import CATALOGUE, OfficialCheckpoint, aliases_
 from visgen.errors import InputError, UnknownNameError, shown
 from visgen.pipelines import PIPELINES, TASKS, TASKS_OF
 from visgen.pipelines.answer_models import AnswerFolder, find_answer_model, load_answer_model
-from visgen.pipelines.assets import assets_folder, shipped_models
 from visgen.pipelines.base import ImagePipeline, Pipeline, all_slots, required_slots
 from visgen.pipelines.model_index import INDEX_NAME, load_component, read_index
 from visgen.pipelines.official import OfficialFiles, find_official, load_official
@@ -22,6 +21,7 @@ from visgen.pipelines.seed_llama import SeedLlamaFolder, find_seed_llama, is_see
 from visgen.pipelines.sources import HUB_ID, hub_folder, models_folder
 from visgen.pipelines.transformers_models import TransformersFolder, find_transformers, load_transformers
 from visgen.registry import nearest
+from visgen.shipped import assets_folder, shipped_models
 
 MAX_NAME_BYTES = 4095  # of a path, on Linux
 INTERLEAVED = "InterleavedPipeline"  # its image spans draw as text-to-image pipelines do

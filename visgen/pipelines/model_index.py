@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ import torch
 import visgen
 from visgen.errors import InputError, shown
 from visgen.generators import DRAFTERS, GENERATORS
-from visgen.nn.model import read_json
+from visgen.nn.model import VisgenModel, read_json
 from visgen.pipelines import LANGUAGE_MODELS, PIPELINES, TEXTS, VISION_LANGUAGE_MODELS
-from visgen.pipelines.assets import assets_folder
 from visgen.registry import Registry
+from visgen.shipped import shared_folder
 from visgen.tokenizers import RENDERERS, TOKENIZERS
 
 INDEX_NAME = "model_index.json"
@@ -117,26 +117,6 @@ def _component(slot: str, entry: Any, path: Path) -> Component:
     return Component(entry[1], shared)
 
 
-def shared_folder(reference: str) -> Path:
-    """Folder of a component that another shipped model holds; never outside `visgen/assets`.
-
-    Raises:
-        InputError: the reference is not MODEL/COMPONENT, leads elsewhere, or does not exist.
-    """
-    parts = PurePosixPath(reference).parts
-    assets = assets_folder()
-    plain = len(parts) == 2 and ".." not in parts and "/" not in parts
-    plain = plain and not any(character in reference for character in "\\:\0")
-    folder = assets.joinpath(*parts) if plain else None
-    if folder is None or not folder.resolve().is_relative_to(assets.resolve()):
-        raise InputError(
-            f"shared component {shown(reference)} must be MODEL/COMPONENT of a model that ships with visgen"
-        )
-    if not folder.is_dir():
-        raise InputError(f"shared component {reference!r} is not among the models that ship with this visgen")
-    return folder
-
-
 def load_component(folder: Path, slot: str, component: Component, dtype: Any) -> Any:
     """Instantiate one component from its subfolder or the shared one; models as `dtype` and in eval mode."""
     cls = SLOTS[slot].load(component.class_name)
@@ -155,10 +135,19 @@ def register_component(slot: str, module: Any, reference: str | None = None) -> 
     return Component(cls.__name__, reference)
 
 
-def save_component(module: Any, folder: Path, dtype: torch.dtype | None) -> None:
-    """Write a component's folder; the weights of models as `dtype`, or as they are."""
+def save_component(
+    module: Any, folder: Path, dtype: torch.dtype | None, shared: Mapping[str, str] | None = None
+) -> None:
+    """Write a component's folder; the weights of models as `dtype`, or as they are, and without those of
+    `shared` submodules (name → "MODEL/COMPONENT")."""
     module = getattr(module, "_orig_mod", module)
-    if isinstance(module, torch.nn.Module):
+    if isinstance(module, VisgenModel):
+        module.save_pretrained(folder, dtype=dtype, shared=shared)
+    elif shared:
+        raise InputError(
+            f"shared parts {', '.join(shared)} of a {type(module).__name__} cannot be referred to"
+        )
+    elif isinstance(module, torch.nn.Module):
         module.save_pretrained(folder, dtype=dtype)  # type: ignore[operator]
     else:
         module.save_pretrained(folder)

@@ -19,10 +19,12 @@ from visgen.generators.maskgit import MaskGITGenerator
 from visgen.generators.rar import RARGenerator
 from visgen.generators.raster import RasterTransformer
 from visgen.generators.var import VARTransformer
+from visgen.generators.xar import XARGenerator
 from visgen.nn.llama import swiglu_size
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.tokenizers.bae import BAETokenizer
+from visgen.tokenizers.kl import KLTokenizer
 from visgen.tokenizers.maskgit_vqgan import MaskGITTokenizer
 from visgen.tokenizers.titok import TiTokTokenizer
 from visgen.tokenizers.var import VARTokenizer
@@ -34,6 +36,9 @@ ELM_SIZE = re.compile(r"gpt/(?:mlm)?(\w+)-(\d+)-(\d+)\.pth")
 TITOK_LETTERS = {"s": "small", "b": "base", "l": "large"}
 TITOK_NAME = re.compile(r"generator_titok_([lbs])(\d+)\.bin")
 RAR_SIZE = re.compile(r"rar_(\w+)\.bin")
+XAR_SIZE = re.compile(r"xAR-([BLH])\.pth")
+# Width, depth of both stacks, heads, MLP
+XAR_SIZES = {"B": (768, 8, 12, 2048), "L": (1024, 16, 16, 2730), "H": (1280, 20, 16, 3413)}
 # Width, depth, MLP
 RAR_SIZES = {
     "b": (768, 24, 3072),
@@ -103,6 +108,12 @@ def _rar(entry: OfficialCheckpoint) -> Config:
     return {"grid": (16, 16), "hidden_size": width, "depth": depth, "mlp_size": mlp}
 
 
+def _xar(entry: OfficialCheckpoint) -> Config:
+    width, depth, heads, mlp = XAR_SIZES[_match(XAR_SIZE, entry)[1]]
+    depths = {"encoder_depth": depth, "decoder_depth": depth}
+    return {"hidden_size": width, **depths, "num_heads": heads, "mlp_size": mlp}
+
+
 def _llama(size: str) -> Config:
     width, depth, heads = LLAMA_SIZES[size.lower()]
     mlp = swiglu_size(width)
@@ -125,6 +136,7 @@ CONFIGS: dict[str, Callable[[OfficialCheckpoint], Config]] = {
     "elm-mlm": _elm,
     "titok-maskgit": _titok,
     "rar": _rar,
+    "xar": _xar,
 }
 
 
@@ -163,6 +175,8 @@ def _generator(system: str, config: Config) -> Any:
         return ELMMaskedTransformer(**config)
     if system == "titok-maskgit":
         return MaskGITGenerator(**config)
+    if system == "xar":
+        return XARGenerator(**config)
     if system == "rar":
         rar = RARGenerator(**config)
         for block in [*rar.blocks, rar.head]:
@@ -184,6 +198,8 @@ def _tokenizer(entry: OfficialCheckpoint, config: Config) -> Any:
     if entry.system == "titok-maskgit":
         sizes = PUBLISHED[TITOK_LETTERS[_match(TITOK_NAME, entry)[1]]]
         return TiTokTokenizer(num_tokens=config["num_tokens"], encoder_sizes=sizes, decoder_sizes=sizes)
+    if entry.system == "xar":
+        return KLTokenizer()
     if entry.system == "rar":
         return MaskGITTokenizer()
     bits = config["codebook_size"].bit_length() - 1

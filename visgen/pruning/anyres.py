@@ -87,11 +87,17 @@ class Canvas:
         number = torch.arange(self.side**2).view(self.side, self.side)
         return number[part.top : part.bottom, part.left : part.right].flatten()
 
-    def places(self, crop: int, token_K: Tensor) -> Tensor:
-        """Where tokens of a crop stand in the canvas, raster order, int64."""
-        row, column = divmod(crop, self.columns)
-        rows = row * self.side + token_K // self.side
-        return rows * self.size[1] + column * self.side + token_K % self.side
+    def places(self, crop: int | Tensor, token_K: Tensor) -> Tensor:
+        """Where tokens of a crop, or of a crop each, stand in the canvas, raster order, int64."""
+        rows = crop // self.columns * self.side + token_K // self.side
+        return rows * self.size[1] + crop % self.columns * self.side + token_K % self.side
+
+    def bounds(self, places_K: Tensor) -> Region:
+        """The smallest region that holds all places; an empty one holds none."""
+        if not len(places_K):
+            return Region(0, 0, 0, 0)
+        rows, columns = places_K // self.size[1], places_K % self.size[1]
+        return Region(int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1)
 
 
 def with_line_ends(features_KD: Tensor, places_K: Tensor, size: tuple[int, int], newline_D: Tensor) -> Tensor:

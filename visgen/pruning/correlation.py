@@ -1,8 +1,8 @@
 """Token-level correlation-guided compression (arXiv 2407.14439) as pure functions.
 
-How many tokens of a sub-image stay follows from how many have many look-alikes; which ones, from the attention
-of CLS; the others may be averaged into the kept token that is most like them. The paper publishes no code and
-no numbers: thresholds and ties are this project's.
+How many tokens of a sub-image stay follows from how many have many look-alikes; which ones, from the
+attention of CLS; the others may be averaged into the kept token that is most like them. The paper publishes
+no code and no numbers: thresholds and ties are this project's.
 """
 
 from __future__ import annotations

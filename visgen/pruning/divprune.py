@@ -6,11 +6,16 @@ order answers every budget at once: its first k tokens are the choice of k.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from visgen.errors import InputError
+from visgen.pruning.base import VisionTokenPruner
 from visgen.pruning.max_min import dense, lazy, unit_rows
+from visgen.pruning.views import ImageView, Selection
 
 # All distances at once up to so many entries: on a CPU 1,024 tokens, else 256 MiB of float32.
 DENSE_ENTRIES = {"cpu": 2**20}
@@ -73,3 +78,22 @@ def _one_image(unit_ND: Tensor, mask_N: Tensor, k: int) -> Tensor:
     if count:
         chosen[:count] = index[lazy(unit_ND[index], count)]
     return chosen
+
+
+@dataclass(frozen=True)
+class DivPrune(VisionTokenPruner):
+    """Keep the most diverse tokens; images of one length are selected at once."""
+
+    keep: int | float | None = 0.098
+
+    def select(self, images: Sequence[ImageView]) -> list[Selection]:
+        """See `VisionTokenPruner.select`."""
+        groups: dict[int, list[int]] = {}
+        for number, image in enumerate(images):
+            groups.setdefault(len(image), []).append(number)
+        found: dict[int, Selection] = {}
+        for length, numbers in groups.items():
+            features_BND = torch.stack([images[number].features_ND for number in numbers])
+            chosen_BK = divprune_select(features_BND, self.budget(length))
+            found |= {number: Selection(chosen) for number, chosen in zip(numbers, chosen_BK)}
+        return [found[number] for number in range(len(images))]

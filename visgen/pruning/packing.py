@@ -58,29 +58,35 @@ class Packing:
         """Put the override in place."""
         undo.override(self.base, "pack_image_features", self._pack)
 
-    def _pack(self, image_features: Sequence[Tensor], image_sizes: Any, *args: Any, **kwargs: Any) -> Any:
+    def _pack(
+        self,
+        image_features: Sequence[Tensor],
+        image_sizes: Any,
+        vision_feature_select_strategy: str,
+        image_newline: Tensor | None = None,
+    ) -> Any:
         tiles = [len(features) for features in image_features]
         patches = image_features[0].shape[1] if self.source_TM is None else self.patches
-        patch_maps = self._patch_maps(tiles, patches, image_sizes, image_features[0].device, *args, **kwargs)
+        device = image_features[0].device
+        patch_maps = self._patch_maps(tiles, patches, image_sizes, vision_feature_select_strategy, device)
         sizes = [(int(height), int(width)) for height, width in image_sizes]
         self.images = [
             Packed(count, patch_N, size, self._canvas(count, size))
             for count, patch_N, size in zip(tiles, patch_maps, sizes, strict=True)
         ]
         if self.source_TM is None:
-            return self.original(image_features, image_sizes, *args, **kwargs)
+            return self.original(image_features, image_sizes, vision_feature_select_strategy, image_newline)
         return self._pack_merged(image_features, self.source_TM)
 
     def _patch_maps(
-        self, tiles: Sequence[int], patches: int, sizes: Any, device: torch.device, *args: Any, **kwargs: Any
+        self, tiles: Sequence[int], patches: int, sizes: Any, strategy: str, device: torch.device
     ) -> list[Tensor]:
         """The model's layout of patch numbers; float32 holds integers up to 2^24."""
         numbers = [
             torch.arange(count * patches, dtype=torch.float32, device=device).view(count, patches, 1)
             for count in tiles
         ]
-        kwargs = {**kwargs, "image_newline": torch.full((1,), -1.0, device=device)}
-        laid_out, _ = self.original(numbers, sizes, *args, **kwargs)
+        laid_out, _ = self.original(numbers, sizes, strategy, torch.full((1,), -1.0, device=device))
         return [one.squeeze(-1).long() for one in laid_out]
 
     def _canvas(self, tiles: int, size: tuple[int, int]) -> tuple[int, int]:

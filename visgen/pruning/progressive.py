@@ -10,36 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from visgen.errors import InputError
 
 
 def schedule_layers(depths: Sequence[float], num_layers: int) -> tuple[int, ...]:
-    """Layers after which tokens are dropped, from depths as fractions of the model.
+    """Layers after which tokens are dropped, from depths as fractions of the model; never the last one.
 
     Raises:
-        InputError: depths out of (0, 1), or two that fall on one layer.
+        InputError: no depths, some out of (0, 1), or two that fall on one layer.
     """
-    if not all(0 < depth < 1 for depth in depths):
+    if not depths or not all(0 < depth < 1 for depth in depths):
         raise InputError(f"depths={tuple(depths)} must lie in (0, 1), such as (0.3, 0.6, 0.9)")
-    layers = tuple(max(round(depth * num_layers) - 1, 0) for depth in depths)
-    if list(layers) != sorted(set(layers)):
+    layers = tuple(min(max(round(depth * num_layers), 1), num_layers - 1) - 1 for depth in depths)
+    if list(layers) != sorted({*layers} - {-1}):
         raise InputError(
-            f"depths={tuple(depths)} are layers {layers} of {num_layers}: they must rise, each to another layer"
+            f"depths={tuple(depths)} are layers {layers} of {num_layers}; let them rise, each another layer"
         )
     return layers
-
-
-def attended_tokens(attention_HN: Tensor, k: int) -> Tensor:
-    """(k,) int64 ascending: the tokens that the last query attends to most, mean over heads; the first of
-    equal ones.
-
-    Args:
-        attention_HN: its probabilities per head.
-    """
-    ranked = attention_HN.mean(dim=0).argsort(descending=True, stable=True)
-    return ranked[:k].sort().values
 
 
 def stage_budgets(final: int, total: int, stages: int) -> list[int]:

@@ -165,8 +165,8 @@ def _check_scores(images: Sequence[Sequence[Placed]], parts: Sequence[VisionToke
         towerless = "tower" in part.needs and any(entry.tower is None for entry in entries)
         if scoreless or towerless:
             raise InputError(
-                f"mm_encoder_outputs were made outside the pruner's block, where {type(part).__name__} could "
-                "not watch the vision tower; give pixel_values"
+                f"{type(part).__name__} did not see how these features came about: give pixel_values inside "
+                "the block, not mm_encoder_outputs, and no prefill_chunk_size (chunked prefill cuts them)"
             )
 
 

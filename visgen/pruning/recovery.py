@@ -1,7 +1,7 @@
 """Recoverable Compression (arXiv 2409.01179) as pure functions of features, keys and two scores.
 
-Visually salient tokens stay, then those of the rest that speak of the text; what remains becomes a few cluster
-tokens and one residual token. How many of each is the share of outliers among the scores.
+Visually salient tokens stay, then those of the rest that speak of the text; what remains becomes a few
+cluster tokens and one residual token. How many of each is the share of outliers among the scores.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ TOKENIZERS = Registry(
     "tokenizer",
     {
         "BAETokenizer": "visgen.tokenizers.bae:BAETokenizer",
+        "KLTokenizer": "visgen.tokenizers.kl:KLTokenizer",
         "KARLTokenizer": "visgen.tokenizers.karl:KARLTokenizer",
         "SEEDTokenizer": "visgen.tokenizers.seed:SEEDTokenizer",
         "MaskGITTokenizer": "visgen.tokenizers.maskgit_vqgan:MaskGITTokenizer",

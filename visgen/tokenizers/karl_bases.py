@@ -17,18 +17,8 @@ from visgen.nn.building import construct
 from visgen.nn.maskgit_cnn import MaskGITDecoder, MaskGITEncoder
 from visgen.nn.noise import Noise
 from visgen.nn.quantizers.vq import VectorQuantizer
+from visgen.tokenizers.kl_networks import KL16, KL16_SCALING_FACTOR
 from visgen.tokenizers.vq import VQTokenizer
-
-KL16 = {
-    "block_out_channels": (128, 128, 256, 256, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
-    "up_block_types": ("UpDecoderBlock2D",) * 5,
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "norm_num_groups": 32,
-    "sample_size": 256,
-    "scaling_factor": 0.2325,
-}
 
 
 class KARLBase(nn.Module):
@@ -133,7 +123,7 @@ class VAEBase(KARLBase):
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
-        self.vae = AutoencoderKL(**KL16 | config)
+        self.vae = AutoencoderKL(**{**KL16, "scaling_factor": KL16_SCALING_FACTOR, **config})
         self.channels = self.outputs = self.vae.config.latent_channels
         self.downsampling = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
@@ -204,7 +194,7 @@ class VQBase(KARLBase):
         try:
             self.cnn.load_state_dict(tokenizer.state_dict())
         except RuntimeError as error:
-            raise InputError(f"base of kind vq does not fit the tokenizer it is to be copied from ({error})") from error
+            raise InputError(f"base of kind vq has other sizes than that tokenizer ({error})") from error
 
     @property
     def last_layer(self) -> Tensor:

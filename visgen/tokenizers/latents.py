@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,11 +73,13 @@ class VQCodec(LatentCodec):
         config: keywords of `VQTokenizer`; the codebook is not kept.
     """
 
+    section: ClassVar[str] = "latents"  # of a configuration, for messages
+
     def __init__(self, **config: Any) -> None:
         super().__init__()
-        self.cnn = construct(VQTokenizer, config | {"codebook_size": 1}, "latents")
+        self.cnn = construct(VQTokenizer, config | {"codebook_size": 1}, self.section)
         if not self.cnn.config.normalize_codes:
-            raise InputError("latents of a VQTokenizer need normalize_codes=True, codes of unit length")
+            raise InputError(f"{self.section}.normalize_codes must be True: codes of unit length")
         self.channels, self.downsampling = self.cnn.config.code_dim, self.cnn.downsampling
 
     def encode(self, images: Tensor, noise: Noise | None = None) -> Tensor:

@@ -3,7 +3,6 @@ which sees the whole image."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,32 +14,13 @@ from visgen.errors import InputError
 from visgen.nn.maskgit_cnn import MaskGITDecoder
 from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
+from visgen.nn.posterior import Posterior
 from visgen.nn.quantizers.vq import VectorQuantization, VectorQuantizer
 from visgen.nn.vit import init_vit
 from visgen.tokenizers.base import ImageTokenizer
 from visgen.tokenizers.convolutional import TokenizerPass, check_ids, check_sizes
 from visgen.tokenizers.titok_transformer import TiTokDecoder, TiTokEncoder
 from visgen.tokenizers.tokens import ImageTokens, Sequence1D
-
-LOG_VARIANCES = (-30.0, 20.0)  # the range that log variances are clamped to
-
-
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """Normal laws of continuous latents: mean and ln σ², each (B, C, 1, N)."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def kl(self) -> Tensor:
-        """Kullback-Leibler divergence from N(0, 1) of each token, (B, N), in nats."""
-        terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
-        return 0.5 * terms.sum(dim=(1, 2))
-
-    def sample(self, noise: Noise) -> Tensor:
-        """A draw, (B, C, 1, N)."""
-        normal = noise.normal(*self.mean.shape, device=self.mean.device)
-        return self.mean + (0.5 * self.logvar).exp() * normal
 
 
 class TiTokTokenizer(VisgenModel, ImageTokenizer):
@@ -145,8 +125,7 @@ class TiTokTokenizer(VisgenModel, ImageTokenizer):
 
     def posterior(self, images: Tensor) -> Posterior:
         """Laws of the latents of images, of a continuous tokenizer."""
-        mean, logvar = self.features(images).chunk(2, dim=1)
-        return Posterior(mean, logvar.clamp(*LOG_VARIANCES))
+        return Posterior.of_moments(self.features(images))
 
     def latents(self, images: Tensor) -> Tensor:
         """The feature that is quantised, of unit length where codes are; of a continuous tokenizer, the

@@ -20,7 +20,7 @@ from visgen.evaluation.scenes.checker import CELL, CLASSES, SceneChecker
 from visgen.schema import read
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import to_pixels, validation_source
+from visgen.training.reconstruction import to_pixels, validation_source
 
 GRID = IMAGE_SIZE // CELL
 SPREAD = 0.9  # cells: standard deviation of an object's heat

@@ -27,7 +27,7 @@ from visgen.schema import read
 from visgen.training.generator import condition_of
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
+from visgen.training.reconstruction import to_pixels, validation_batches, validation_source
 
 LAW_WEIGHT = 0.1  # of the cross-entropy between laws, beside the regression of hidden states
 

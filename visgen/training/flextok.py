@@ -25,8 +25,14 @@ from visgen.tokenizers.tokens import ImageTokens, Sequence1D
 from visgen.tokenizers.vq import VQTokenizer
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
+from visgen.training.reconstruction import (
+    load_tokenizer,
+    psnr,
+    to_pixels,
+    validation_batches,
+    validation_source,
+)
 from visgen.training.spreading import spread_places
-from visgen.training.tokenizer import load_tokenizer, psnr, to_pixels, validation_batches, validation_source
 
 KeepMode = Literal["uniform", "pow2", "uniform_pow2"]
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,23 +25,26 @@ from visgen.generators.raster import RasterTransformer
 from visgen.generators.token_shuffle import shuffled
 from visgen.generators.var import VARTransformer
 from visgen.nn.building import construct
+from visgen.nn.model import VisgenModel
 from visgen.nn.noise import Noise
-from visgen.nn.sampling import TokenSampling
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.flow_decoding import DECODING, decoding_request
 from visgen.pipelines.loading import load
+from visgen.pipelines.model_index import read_index
 from visgen.pipelines.prompts import WordVocabulary
 from visgen.pipelines.text_features import TextFeatures
 from visgen.pipelines.text_to_image import TextToImagePipeline
 from visgen.schema import convert, read
+from visgen.shipped import assets_folder, shipped_models
 from visgen.tokenizers.base import ImageTokenizer
 from visgen.tokenizers.tokens import Scales, Sequence1D
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import load_tokenizer, to_pixels, validation_batches, validation_source
+from visgen.training.reconstruction import load_tokenizer, to_pixels, validation_batches, validation_source
 
 ConditionKind = Literal["class", "prompt", "text"]
+Model = TypeVar("Model", bound=VisgenModel)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class GeneratorOptions:
         words: closed vocabulary of a word-conditional model; None = the words of the training captions.
         text_length: words per prompt.
         text_encoder: a transformers text encoder by name, for models conditioned on "text".
-        sampling: default sampling of the exported pipeline, `TokenSampling` keywords; used for the sample
-            grids too.
+        sampling: default sampling of the exported pipeline, keywords of the generator's `sampling_family`
+            (`TokenSampling`); used for the sample grids too.
         validation_batches: batches of the validation split scored with the sample grids, 0 = none.
         adherence_scenes: held-out scenes, all kinds equally often, drawn from their captions with the sample
             grids and judged by the shipped checker; 0 = none. Scenes data only.
@@ -93,6 +96,7 @@ class GeneratorObjective(Objective):
     """
 
     frozen: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    options_class: ClassVar[type[GeneratorOptions]] = GeneratorOptions
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ class GeneratorObjective(Objective):
         super().__init__()
         self.model, self.tokenizer, self.text = model, tokenizer, text
         self.options, self.validation = options, validation
-        self.sampling = read(TokenSampling, options.sampling, "options.sampling")
+        self.sampling = read(type(model).sampling_family, options.sampling, "options.sampling")
         self.decoding = decoding_request(tokenizer, options.decoding)
 
     @classmethod
@@ -121,7 +125,7 @@ class GeneratorObjective(Objective):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, data: Any) -> GeneratorObjective:
-        options = read(GeneratorOptions, recipe.options, "options")
+        options = read(cls.options_class, recipe.options, "options")
         tokenizer = load_tokenizer(options.tokenizer)
         if getattr(data, "image_size", tokenizer.pixel_size) != tokenizer.pixel_size:
             raise InputError(
@@ -139,11 +143,14 @@ class GeneratorObjective(Objective):
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
         tokens = self.tokenizer.encode(to_pixels(batch.images))
-        condition = self.condition(batch)
-        generator = torch.Generator().manual_seed(noise_seed)
-        rows = torch.rand(len(condition), generator=generator) < self.options.condition_dropout
-        condition = condition.dropped(rows.to(batch.images.device))
+        condition = self.dropped(batch, torch.Generator().manual_seed(noise_seed))
         return self.model.loss(tokens, condition, quantizer=self.tokenizer.quantizer)
+
+    def dropped(self, batch: Batch, generator: torch.Generator) -> Condition:
+        """What the batch's images show, for `condition_dropout` of them nothing."""
+        condition = self.condition(batch)
+        rows = torch.rand(len(condition), generator=generator) < self.options.condition_dropout
+        return condition.dropped(rows.to(batch.images.device))
 
     def samples(self, model: Any, batch: Batch) -> Image:
         """Sixteen images of the batch's conditions, always from the same noise."""
@@ -191,7 +198,7 @@ class GeneratorObjective(Objective):
         return {name: share.value for name, share in shares.items()}
 
     def export(self, folder: Path, model: Any) -> None:
-        """A whole pipeline: tokenizer, generator, text, default sampling."""
+        """A whole pipeline: tokenizer (a reference to a shipped one), generator, text, default sampling."""
         parts: dict[str, Any] = {
             "tokenizer": self.tokenizer,
             "generator": model,
@@ -201,7 +208,9 @@ class GeneratorObjective(Objective):
             pipe: ImagePipeline = ClassToImagePipeline(**parts)
         else:
             pipe = TextToImagePipeline(**parts, text=self.text)
-        pipe.save_pretrained(folder, card=self.options.card)
+        reference = shipped_tokenizer(self.options.tokenizer)
+        shared = {} if reference is None else {"tokenizer": reference}
+        pipe.save_pretrained(folder, card=self.options.card, shared=shared)
 
 
 class NextScaleObjective(GeneratorObjective):
@@ -246,7 +255,7 @@ class NextTokenObjective(GeneratorObjective):
     ) -> RasterTransformer:
         if not options.init:
             return construct(RasterTransformer, config, "model")
-        model = load_generator(options.init)
+        model = load_generator(options.init, RasterTransformer)
         window = config.get("window", 1)
         if window == model.config.window:
             return model
@@ -270,18 +279,27 @@ def condition_of(batch: Batch, text: WordVocabulary | TextFeatures | None) -> Co
     return text.encode(batch.captions, device=batch.images.device)
 
 
-def load_generator(name: str) -> RasterTransformer:
-    """A next-token generator's own folder, or the one of any model that `visgen.load` knows.
+def load_generator(name: str, cls: type[Model]) -> Model:
+    """A generator of class `cls`: its own folder, or the one of any model that `visgen.load` knows.
 
     Raises:
         InputError: a generator of another kind.
     """
     if (Path(name) / "config.json").is_file():
-        return RasterTransformer.from_pretrained(name)
+        return cls.from_pretrained(name)
     generator = getattr(load(name), "generator", None)
-    if not isinstance(generator, RasterTransformer):
-        raise InputError(f"options.init={name!r} has no RasterTransformer")
+    if not isinstance(generator, cls):
+        raise InputError(f"options.init={name!r} has no {cls.__name__}")
     return generator
+
+
+def shipped_tokenizer(name: str) -> str | None:
+    """The tokenizer of a shipped model as other folders refer to it, MODEL/COMPONENT; None for other
+    names."""
+    if name not in shipped_models():
+        return None
+    component = read_index(assets_folder() / name).components.get("tokenizer")
+    return None if component is None else component.shared or f"{name}/tokenizer"
 
 
 def _text(kind: str, options: GeneratorOptions, data: Any) -> WordVocabulary | TextFeatures | None:

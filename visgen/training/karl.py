@@ -30,7 +30,7 @@ from visgen.training.karl_scores import calibrate_errors, count_scores, mean_err
 from visgen.training.losses import AdversarialLoss, PatchDiscriminator, PerceptualLoss, gradient_loss
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
+from visgen.training.reconstruction import to_pixels, validation_batches, validation_source
 
 CALIBRATION_FIRST = 100_000  # of endless sources: no image that `visgen evaluate` scores
 

@@ -14,8 +14,8 @@ from visgen.tokenizers.flextok_blocks import sincos
 from visgen.tokenizers.karl import KARLTokenizer
 from visgen.tokenizers.karl_bases import VQBase
 from visgen.tokenizers.vq import VQTokenizer
+from visgen.training.reconstruction import AdversarialSpec, PerceptualSpec, load_tokenizer
 from visgen.training.spreading import spread_places
-from visgen.training.tokenizer import AdversarialSpec, PerceptualSpec, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class KARLOptions:
 
     Args:
         stage: "distill" predicts the frozen base's tokens; "finetune" trains all of it on pixels.
-        base: a model whose `VQTokenizer` becomes the base, weights included (base.kind "vq"); beside `init` it
-            takes the place of that model's base, of the same sizes.
+        base: a model whose `VQTokenizer` becomes the base, weights included (base.kind "vq"); beside `init`
+            it takes the place of that model's base, of the same sizes.
         init: KARL model to start from; the recipe's model section must then be empty.
-        freeze_base: train everything but the base in "finetune" too, so that it can be shared with other models.
+        freeze_base: leave the base as it is in "finetune" too, so that it can be shared with other models.
         spread_latents: start each of the `num_tokens` latents, in encoder and decoder, from the sine-cosine
             position of another place of the grid instead of noise, so that each begins with a region of its
             own, and the position tables from those positions.
@@ -113,7 +113,9 @@ def _started(options: KARLOptions) -> KARLTokenizer:
         raise InputError(f"options.init={options.init!r} holds a {type(found).__name__}")
     if options.base is not None:
         if not isinstance(found.base_tokenizer, VQBase):
-            raise InputError(f"options.base={options.base!r} beside options.init needs a model of base.kind vq")
+            raise InputError(
+                f"options.base={options.base!r} beside options.init needs a model of base.kind vq"
+            )
         found.base_tokenizer.take(_base(options))
     return found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from visgen.data.batch import Batch
 from visgen.evaluation.rank import spearman
 from visgen.tokenizers.karl import KARLTokenizer
-from visgen.training.tokenizer import to_pixels
+from visgen.training.reconstruction import to_pixels
 
 
 def mean_error(recon: Tensor, images: Tensor) -> Tensor:

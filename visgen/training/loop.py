@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ class Trainer:
 
     def _build(self) -> None:
         recipe = self.recipe
+        if recipe.precision == "bf16" and self.processes.device.type == "cpu" and _lacks_bf16():
+            logger.warning("this CPU has no bfloat16 instructions; precision=fp32 is many times faster")
         self.source = build_source(recipe.data)
         length = source_length(self.source)
         self.plan = BatchPlan(
@@ -273,3 +276,8 @@ class Trainer:
             )
             logger.info("trained %d steps; the model is in %s", self.step, self.output / "model")
         self.processes.wait()
+
+
+def _lacks_bf16() -> bool:
+    """Whether torch runs without AVX-512 here, and so without its bfloat16 part, on an x86 CPU."""
+    return torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and platform.machine() == "x86_64"

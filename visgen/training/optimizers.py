@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visgen.errors import InputError
+from visgen.training.muon import Muon
 from visgen.training.objective import Objective
 from visgen.training.recipe import OptimizerSpec
 
@@ -59,7 +60,7 @@ def build_optimizers(objective: Objective, spec: OptimizerSpec) -> Optimizers:
     """Optimizers of everything the objective trains, apart from its adversary.
 
     Raises:
-        InputError: nothing to train, or Muon asked of a torch without it.
+        InputError: nothing to train, or Muon asked of a model without matrices.
     """
     named = objective.trained()
     if not named:
@@ -91,17 +92,7 @@ def _adamw(
 
 
 def _muon(matrices: list[Tensor], spec: OptimizerSpec) -> torch.optim.Optimizer:
-    if not hasattr(torch.optim, "Muon"):
-        raise InputError(
-            f"optimizer.name='muon' needs torch 2.9 or later, this is {torch.__version__}; use adamw"
-        )
     if not matrices:
         raise InputError("optimizer.name='muon' finds no matrices in this model; use adamw")
     decay = spec.weight_decay if spec.muon_weight_decay is None else spec.muon_weight_decay
-    return torch.optim.Muon(
-        matrices,
-        lr=spec.muon_lr,
-        weight_decay=decay,
-        momentum=spec.muon_momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    return Muon(matrices, spec.muon_lr, spec.muon_momentum, decay)

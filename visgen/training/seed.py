@@ -25,10 +25,10 @@ from visgen.tokenizers.seed import SEEDPass, SEEDTokenizer, vq_loss
 from visgen.training.codebook_care import CodebookCare
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
+from visgen.training.reconstruction import to_pixels, validation_batches, validation_source
 from visgen.training.seed_heads import AuxiliaryHeads, place_queries
 from visgen.training.seed_probe import probe_accuracy
 from visgen.training.seed_targets import EmbeddingTarget, TargetSpec, build_target
-from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
 
 ENCODER = ("visual_encoder", "ln_vision", "query_tokens", "qformer")  # what the paper's first stage trains
 MATRICES = ("blocks.", "blocks_image.", "encoder.layer.")  # whose 2-d weights Muon takes

@@ -22,7 +22,7 @@ from visgen.schema import read
 from visgen.tokenizers.seed_contrastive import SEEDContrastive, Similarities
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
-from visgen.training.tokenizer import to_pixels, validation_batches, validation_source
+from visgen.training.reconstruction import to_pixels, validation_batches, validation_source
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 0.5  # BLIP's bounds
 VISION = "visual_encoder."

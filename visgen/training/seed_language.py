@@ -29,8 +29,8 @@ from visgen.schema import read
 from visgen.tokenizers import RENDERERS
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
+from visgen.training.reconstruction import load_tokenizer, to_pixels
 from visgen.training.seed_sequences import CAPTION, FIRST, IMAGE, PADDING, SequencePlan, write_sequences
-from visgen.training.tokenizer import load_tokenizer, to_pixels
 
 EVALUATED_AT_ONCE = 32
 INSTRUCTIONS = ("describe this picture", "what is in this picture", "what do you see")

@@ -10,7 +10,7 @@ from visgen.data.scenes import COLOURS, SHAPES, Scenes
 from visgen.data.scenes.sampling import kinds_of
 from visgen.data.scenes.scene import Scene
 from visgen.tokenizers.seed import SEEDTokenizer
-from visgen.training.tokenizer import to_pixels
+from visgen.training.reconstruction import to_pixels
 
 BATCH = 64
 RIDGE = 1.0  # weight of the squared coefficients

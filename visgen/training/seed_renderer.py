@@ -30,8 +30,8 @@ from visgen.tokenizers.seed import SEEDTokenizer
 from visgen.tokenizers.vq import VQTokenizer
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
+from visgen.training.reconstruction import load_tokenizer, to_pixels, validation_batches, validation_source
 from visgen.training.spreading import spread_places
-from visgen.training.tokenizer import load_tokenizer, to_pixels, validation_batches, validation_source
 
 MEASURED = 256  # pictures that give the scale of embeddings
 

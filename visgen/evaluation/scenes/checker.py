@@ -131,7 +131,7 @@ class SceneChecker(VisgenModel):
 
 def load_checker(device: torch.device | str = "cpu") -> SceneChecker:
     """The checker that ships with the package."""
-    from visgen.pipelines.assets import assets_folder
+    from visgen.shipped import assets_folder
 
     return SceneChecker.from_pretrained(assets_folder() / "scenes-checker").to(device)
 
