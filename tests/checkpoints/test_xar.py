@@ -7,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.parity.xar import NAMES
 from visgen.checkpoints import from_official
 from visgen.checkpoints.catalogue import official
-from visgen.checkpoints.xar import SIZES, convert, infer_config, sampling_from_official
+from visgen.checkpoints.xar import NAMES, SIZES, convert, infer_config, sampling_from_official
 from visgen.errors import InputError
 from visgen.generators.xar import XARGenerator
 from visgen.nn.entity_sampling import EntitySampling

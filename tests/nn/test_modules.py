@@ -147,3 +147,13 @@ def test_another_class_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VARTransformer"}))
     with pytest.raises(InputError, match="VARTransformer"):
         VARTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "explicit"])
+def test_attention_dropout(backend):
+    """Dropped weights are 0, the others grow: values of 1 stay 1 in the mean."""
+    q, v = torch.zeros(1, 2, 400, 8), torch.ones(1, 2, 400, 8)
+    with attention_backend(backend):
+        assert torch.allclose(attend(q, q, v), v)
+        out = attend(q, q, v, dropout=0.5)
+    assert out.std() > 0.01 and abs(float(out.mean()) - 1) < 0.01

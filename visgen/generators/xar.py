@@ -268,13 +268,13 @@ class XARGenerator(VisgenModel, ImageGenerator):
 
     def _latents(self, tokens: ImageTokens) -> Tensor:
         """Latents (B, h·w, C) float32 of tokens that fit."""
-        fits = tokens.layout == self.layout and tokens.latents is not None
-        if not fits or tokens.latents.shape[-1] != self.config.latent_channels:
+        latents, channels = tokens.latents, self.config.latent_channels
+        if tokens.layout != self.layout or latents is None or latents.shape[-1] != channels:
             raise InputError(
                 f"tokens of layout {tokens.layout} and shape {tuple(tokens.values.shape)} do not fit a "
-                f"generator of {self.layout} with latents of {self.config.latent_channels} channels"
+                f"generator of {self.layout} with latents of {channels} channels"
             )
-        return tokens.latents.float().to(self.device)
+        return latents.float().to(self.device)
 
     @torch.no_grad()
     def generate(
