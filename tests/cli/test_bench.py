@@ -106,7 +106,7 @@ def test_a_model_that_does_not_draw_is_refused(run: Callable[..., Result], tmp_p
 
 def test_a_model_of_latents(run: Callable[..., Result], tmp_path: Path) -> None:
     xar_class_pipe().save_pretrained(tmp_path / "xar")
-    words = ("-m", tmp_path / "xar", "--label", 2, "--steps", 3)
+    words = ("-m", tmp_path / "xar", "--label", 2, "--steps", 3, "--dtype", "fp32")
     result = run("bench", "generate", *words, *QUICK)
     assert result.exit_code == 0, result.output
     *lines, last = result.stdout.splitlines()
