@@ -135,7 +135,7 @@ def locate(model: Any) -> Anatomy:
             f"model is a {type(model).__name__} with model_type {kind!r}, which no family adapter serves: "
             f"{nearest(str(kind), sorted(FAMILIES))}"
         )
-    base = getattr(model, "model", None)
+    base: Any = getattr(model, "model", None)
     if not hasattr(base, "language_model") or not hasattr(model, "lm_head"):
         raise InputError(
             f"model is a {type(model).__name__}; pruning needs the …ForConditionalGeneration around it"

@@ -102,11 +102,12 @@ class SelectionBench:
         ours: Callable[[], Tensor],
         other: Callable[[], Tensor] | None,
     ) -> Iterator[Row]:
+        warmup = min(1, self.repeats - 1)
         if other is None:
-            timing = measure(ours, self.device, repeats=self.repeats)
+            timing = measure(ours, self.device, repeats=self.repeats, warmup=warmup)
             yield self._row(name, tokens, kept, timing)
             return
-        first, second = alternate([ours, other], self.device, repeats=self.repeats)
+        first, second = alternate([ours, other], self.device, repeats=self.repeats, warmup=warmup)
         same = sorted(first.result.tolist()) == sorted(second.result.tolist())
         speedup = second.seconds / first.seconds
         yield self._row(name, tokens, kept, first) | {"speedup": speedup, "same_choice": same}
