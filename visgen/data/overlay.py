@@ -39,10 +39,8 @@ def token_overlay(
     if image.height < rows or image.width < columns:
         raise InputError(f"a picture of {image.width}×{image.height} has no {rows} × {columns} patches")
     pixels = np.asarray(image, np.float32)
-    down, across = (
-        np.arange(image.height) * rows // image.height,
-        np.arange(image.width) * columns // image.width,
-    )
+    down: np.ndarray = np.arange(image.height) * rows // image.height
+    across: np.ndarray = np.arange(image.width) * columns // image.width
     share = shares.reshape(rows, columns)[down[:, None], across]
     pale = pixels.mean(2, keepdims=True) * (1 - PALE) + 255 * PALE
     drawn = pixels * share[..., None] + pale * (1 - share[..., None])
