@@ -39,15 +39,16 @@ def token_overlay(
     if image.height < rows or image.width < columns:
         raise InputError(f"a picture of {image.width}×{image.height} has no {rows} × {columns} patches")
     pixels = np.asarray(image, np.float32)
-    down, across = (
-        np.arange(image.height) * rows // image.height,
-        np.arange(image.width) * columns // image.width,
-    )
-    share = shares.reshape(rows, columns)[down[:, None], across]
+    share = shares.reshape(grid)[_patch_of(image.height, rows)[:, None], _patch_of(image.width, columns)]
     pale = pixels.mean(2, keepdims=True) * (1 - PALE) + 255 * PALE
     drawn = pixels * share[..., None] + pale * (1 - share[..., None])
     drawn[_edges(share, max(1, max(image.size) // 320))] = OUTLINE
     return Image.fromarray(np.rint(drawn).astype(np.uint8))
+
+
+def _patch_of(length: int, patches: int) -> np.ndarray:
+    """Which patch each pixel of a side belongs to, int64 (length,)."""
+    return np.arange(length) * patches // length
 
 
 def _enlarged(image: Image.Image, side: int) -> Image.Image:

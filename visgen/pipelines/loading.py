@@ -120,8 +120,8 @@ def _kind(entry: OfficialCheckpoint) -> type[OfficialFiles | TransformersFolder 
 def _local(path: Path) -> Source:
     if (path / INDEX_NAME).is_file():
         return path
-    official = find_transformers(path) or find_seed_llama(path) or find_answer_model(path)
-    official = official or find_official(path)
+    transformers = find_transformers(path) or find_seed_llama(path) or find_answer_model(path)
+    official = transformers or find_official(path)
     if official is None:
         raise InputError(
             f"{str(path)!r} is no model: it has no {INDEX_NAME} and no files of an official checkpoint; "

@@ -68,10 +68,10 @@ def render_background(name: str, size: int = IMAGE_SIZE) -> np.ndarray:
 
 def _paint(picture: np.ndarray, thing: SceneObject) -> None:
     """Blends one object into a uint8 (3, H, H) picture, touching only its box."""
-    axis, scale = _axis(picture.shape[-1]), np.float32(picture.shape[-1] / IMAGE_SIZE)
+    axis, scale = _axis(picture.shape[-1]), picture.shape[-1] / IMAGE_SIZE
     rows, columns = _window(thing.y, thing.radius, scale), _window(thing.x, thing.radius, scale)
     x, y = axis[columns][None, :] - np.float32(thing.x), axis[rows][:, None] - np.float32(thing.y)
-    alpha = np.clip(0.5 - DISTANCES[thing.shape](x, y, np.float32(thing.radius)) * scale, 0, 1)
+    alpha = np.clip(0.5 - DISTANCES[thing.shape](x, y, np.float32(thing.radius)) * np.float32(scale), 0, 1)
     colour = _COLOURS[thing.colour] * (1 - np.float32(SHADE / thing.radius) * y)
     patch = picture[:, rows, columns]
     blended = patch + alpha * (colour - patch)
