@@ -60,7 +60,7 @@ def test_pictures_of_all_kinds_and_one_for_many(pipe):
     assert len(wide.answers) == 1
 
 
-@pytest.mark.parametrize("method", ["uniform", "random", "fastv", "cls"])
+@pytest.mark.parametrize("method", ["uniform", "random", "fastv", "cls", "divprune"])
 def test_pruners(pipe, method):
     images = pictures(3)
     whole = pipe(images, QUESTIONS[:3], max_new_tokens=3)
