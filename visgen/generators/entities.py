@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
@@ -90,7 +89,7 @@ class EntityLayout:
     def _size(self) -> int:
         return self.options.size or 1
 
-    @cached_property
+    @property
     def sizes(self) -> tuple[Size, ...]:
         """Entity → (h, w) of the raster that its positions are of: the grid, or a coarser one."""
         h, w = self.grid
@@ -101,7 +100,7 @@ class EntityLayout:
             (max(1, round(h * s / longer)), max(1, round(w * s / longer))) for s in self.options.scales
         )
 
-    @cached_property
+    @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Entity → raster indices of its positions."""
         (h, w), k = self.grid, self._size
