@@ -62,8 +62,8 @@ class EvaluationOptions:
     @property
     def sampling(self) -> dict[str, Any]:
         """Sampling options of a pipeline's call that were asked for."""
-        asked = {"num_inference_steps": self.steps, "solver": self.solver}
-        asked |= {"guidance_scale": self.guidance_scale}
+        asked: dict[str, Any] = {"num_inference_steps": self.steps, "solver": self.solver}
+        asked["guidance_scale"] = self.guidance_scale
         return {name: value for name, value in asked.items() if value is not None}
 
     @property
