@@ -83,7 +83,7 @@ def test_a_count_is_met_exactly(name: str, pruner: VisionTokenPruner) -> None:
     [
         ("llava_next", DivPrune(keep=0.2)),
         ("llava_next", GlobalCom2(keep=0.2)),
-        ("llava", TokenCorr(keep=0.2, merge=False)),
+        ("llava", TokenCorr(keep=0.2, average=False)),
         ("llava", MustDrop(keep=0.2, merge_threshold=None, after=(1,))),
     ],
 )

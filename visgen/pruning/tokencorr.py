@@ -28,7 +28,7 @@ class TokenCorr(VisionTokenPruner):
             None = as their density says.
         similarity: cosine of two keys above which tokens are alike.
         fraction: share of the other tokens from which on look-alikes make a token redundant.
-        merge: average dropped tokens into the kept one that is most like them.
+        average: replace a kept token by the mean of itself and the dropped ones most like it.
         compress_global: also compress the thumbnail beside crops (or InternVL's last tile).
         seed: draw tokens by their scores instead of taking the best; None = take the best.
     """
@@ -36,7 +36,7 @@ class TokenCorr(VisionTokenPruner):
     keep: int | float | None = None
     similarity: float = 0.7
     fraction: float = 0.1
-    merge: bool = True
+    average: bool = True
     compress_global: bool = False
     seed: int | None = None
 
@@ -70,7 +70,7 @@ class TokenCorr(VisionTokenPruner):
         index_K = torch.cat(index)
         if len(index_K) == len(view):
             return Selection(all_entries(view))
-        return Selection(index_K, torch.cat(features) if self.merge else None)
+        return Selection(index_K, torch.cat(features) if self.average else None)
 
     def _compressed(
         self, view: ImageView, tile: int, entry_N: Tensor, keys_NC: Tensor, size: int
