@@ -56,7 +56,7 @@ def test_bad_input_is_one_line(run: Callable[..., Result], words: tuple[str, ...
 def test_the_straightforward_way_chooses_the_same(name: str) -> None:
     for tokens in (30, 2 * 576):
         view, pruner = image_case(tokens, SMALL, torch.device("cpu")), parse_pruner(f"{name}:0.2")
-        found, wanted = choose_before(pruner, view), BEFORE[name](pruner, view)
+        found, wanted = choose_before(pruner, view), BEFORE[name][0](pruner, view)
         assert sorted(found.tolist()) == sorted(wanted.tolist()) and len(found) == round(0.2 * tokens)
 
 

@@ -73,10 +73,10 @@ class SelectionBench:
         except InputError as error:  # a method for crops has nothing to do on one tile
             yield self._row(name, len(image), None, None) | {"refused": str(error)}
             return
-        other = straightforward.BEFORE.get(name.split(":")[0])
-        if other is not None and 4 * len(image) ** 2 > straightforward.LIMIT:
-            other = None
-        yield from self._beside(name, len(image), len(kept), ours, other and partial(other, part, image))
+        other, needed = straightforward.BEFORE.get(name.split(":")[0], (None, None))
+        fits = needed is not None and needed(image) <= straightforward.LIMIT
+        slow = partial(other, part, image) if other is not None and fits else None
+        yield from self._beside(name, len(image), len(kept), ours, slow)
 
     def _inside(
         self, name: str, part: VisionTokenPruner, image: ImageView, layer: LayerCase

@@ -15,7 +15,7 @@ from visgen.evaluation.benchmark.prune_cases import LayerCase
 from visgen.pruning.base import VisionTokenPruner
 from visgen.pruning.views import ImageView
 
-LIMIT = 4 * 2**30  # bytes of the largest tensor that is still made
+LIMIT = 2 * 2**30  # bytes of the largest tensor that is still made; a softmax holds it twice
 
 
 def divprune(pruner: VisionTokenPruner, view: ImageView) -> Tensor:
@@ -51,13 +51,22 @@ def whole_map(case: LayerCase) -> Tensor:
     return maps[0]
 
 
-def map_bytes(tokens: int, heads: int) -> int:
-    """Of one float32 map of all heads."""
-    return 4 * heads * tokens * tokens
+def map_bytes(entries: int, heads: int = 1, maps: int = 1) -> int:
+    """Of float32 maps over `entries`, one per head."""
+    return 4 * maps * heads * entries * entries
 
 
-# Pruner → its selection before the language model; those inside it all have `whole_map`.
-BEFORE: dict[str, Callable[[VisionTokenPruner, ImageView], Tensor]] = {
-    "divprune": divprune,
-    "cls": cls_attention,
+def cls_bytes(view: ImageView) -> int:
+    """Of the tower's maps."""
+    assert view.tower is not None
+    tiles, entries, _ = view.tower.keys_TLC.shape
+    return map_bytes(entries, view.tower.num_heads, tiles)
+
+
+# Pruner → its selection before the language model, and the bytes of its largest tensor; those inside it all
+# have `whole_map`.
+Choice = Callable[[VisionTokenPruner, ImageView], Tensor]
+BEFORE: dict[str, tuple[Choice, Callable[[ImageView], int]]] = {
+    "divprune": (divprune, lambda view: map_bytes(len(view))),
+    "cls": (cls_attention, cls_bytes),
 }
