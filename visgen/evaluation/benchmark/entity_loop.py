@@ -16,6 +16,7 @@ from torch import Tensor
 
 from visgen.generators.base import GenerationRequest
 from visgen.generators.xar_blocks import spread
+from visgen.generators.xar_geometry import rotary_tables
 from visgen.nn.flow import euler, euler_maruyama, even_times, maruyama_times
 from visgen.nn.guidance import guide
 
@@ -126,7 +127,7 @@ class _Loop:
             mask = self._mask(lengths)
         levels = torch.tensor(times, device=x.device).expand(len(x), -1)
         modulations = [spread(vectors, lengths) for vectors in model.modulations(self.vector, levels)]
-        cos, sin = model.rotation()
+        cos, sin = rotary_tables(model.entities.places(), model.head_size, model.text_length, model.device)
         rotation = cos[places], sin[places]
         self.cache.kept = lengths[0] if front is not None else 0
         features = model.trunk(x, modulations, decoder_pos, rotation, mask=mask, cache=self.cache)
