@@ -21,6 +21,7 @@ from visgen.training.stream import build_source
 from visgen.training.xar import XARObjective, entity_groups
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted(RECIPES.glob("scenes-xar*.yaml"))
 ABLATIONS = sorted((RECIPES / "ablations").glob("xar-*.yaml"))
 NETWORK = {
     "kind": "AutoencoderKL",
@@ -165,7 +166,7 @@ def test_many_entities_are_told_in_runs():
     assert entity_groups((1, 4, 16))["entity_2"] == slice(5, 21)
 
 
-@pytest.mark.parametrize("path", [*sorted(RECIPES.glob("scenes-xar*.yaml")), *ABLATIONS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SHIPPED, *ABLATIONS], ids=lambda path: path.stem)
 def test_the_recipes_make_models_small_enough_to_ship(path):
     read = load_recipe(path)
     shapes = {"grid": (8, 8), "latent_channels": 16, "text_length": 24, "text_vocab_size": 90}
