@@ -24,16 +24,17 @@ def right(pipe, count, **options):
     from visgen.evaluation.scenes.adherence import verdicts
 
     batch = Scenes("validation", count, balanced=True).batch(range(count))
+    options = {"batch_size": 16, "fixed_batch": True, **options}  # one by one they take six times as long
     result = pipe(batch.captions, seed=0, ordinals=range(count), output_type="pt", **options)
     pixels = torch.from_numpy(to_uint8(result.images * 2 - 1)).permute(0, 3, 1, 2)
     return np.mean([verdict.correct for verdict in verdicts(pixels, batch.scenes)])
 
 
 def test_most_held_out_captions_are_drawn_right(pipe):
-    assert right(pipe, 32) >= 0.5
+    assert right(pipe, 32, num_inference_steps=8) >= 0.6
 
 
-def test_few_steps_draw_too(pipe):
+def test_the_other_solver_draws_too(pipe):
     assert right(pipe, 16, num_inference_steps=8, solver="ode") >= 0.3
 
 
