@@ -22,9 +22,9 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def best_time(*arguments: str) -> float:
-    """Processor seconds, the best of three: what the command costs, whatever else the machine is doing."""
+    """Processor seconds, the best of eight: what the command costs, whatever else the machine is doing."""
     times = []
-    for _ in range(3):
+    for _ in range(8):
         before = os.times()
         assert python(*arguments).returncode == 0
         after = os.times()
