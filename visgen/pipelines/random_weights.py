@@ -13,6 +13,7 @@ from visgen.checkpoints.common import LLAMA_SIZES, square_grid
 from visgen.checkpoints.maskgit import generator_config
 from visgen.checkpoints.titok import PUBLISHED
 from visgen.checkpoints.var import SCALES
+from visgen.checkpoints.xar import SIZES as XAR_SIZES
 from visgen.errors import InputError
 from visgen.generators.elm_masked import ELMMaskedTransformer
 from visgen.generators.maskgit import MaskGITGenerator
@@ -37,8 +38,6 @@ TITOK_LETTERS = {"s": "small", "b": "base", "l": "large"}
 TITOK_NAME = re.compile(r"generator_titok_([lbs])(\d+)\.bin")
 RAR_SIZE = re.compile(r"rar_(\w+)\.bin")
 XAR_SIZE = re.compile(r"xAR-([BLH])\.pth")
-# Width, depth of both stacks, heads, MLP
-XAR_SIZES = {"B": (768, 8, 12, 2048), "L": (1024, 16, 16, 2730), "H": (1280, 20, 16, 3413)}
 # Width, depth, MLP
 RAR_SIZES = {
     "b": (768, 24, 3072),
@@ -109,7 +108,7 @@ def _rar(entry: OfficialCheckpoint) -> Config:
 
 
 def _xar(entry: OfficialCheckpoint) -> Config:
-    width, depth, heads, mlp = XAR_SIZES[_match(XAR_SIZE, entry)[1]]
+    width, depth, heads, mlp = XAR_SIZES[_match(XAR_SIZE, entry)[1].lower()]
     depths = {"encoder_depth": depth, "decoder_depth": depth}
     return {"hidden_size": width, **depths, "num_heads": heads, "mlp_size": mlp}
 
