@@ -12,14 +12,8 @@ from visgen.evaluation.references import DEFAULT_REFERENCE, SCENES
 from visgen.pruning.making import parse_pruner
 
 ALL = "all"
-RETENTIONS = (
-    1.0,
-    0.5,
-    0.33,
-    0.22,
-    0.11,
-    0.05,
-)  # shares of the vision tokens; 33, 22 and 11 % are the papers'
+# Shares of the vision tokens; 33, 22 and 11 % are the papers'
+RETENTIONS = (1.0, 0.5, 0.33, 0.22, 0.11, 0.05)
 DEFAULT_COUNT = 2100  # 300 of each of the seven kinds
 LONGEST = 16  # tokens of an answer; models that were not trained here write sentences
 
@@ -75,8 +69,8 @@ def split_of(reference: str | None) -> str:
 
 
 def at_all_retentions(names: Iterable[str]) -> list[str]:
-    """Each method at each of `RETENTIONS`; at 1.0 only those that merge in the vision tower, as the others are
-    the whole model there, which is asked anyway."""
+    """Each method at each of `RETENTIONS`; at 1.0 only those that merge in the vision tower, as the others
+    are the whole model there, which is asked anyway."""
     written = [(f"{name}:{keep}", keep) for name in names for keep in RETENTIONS]
     return [method for method, keep in written if keep < 1 or parse_pruner(method).merges]
 
