@@ -35,6 +35,12 @@ class FakeManifest:
     aliases: tuple[str, ...] = ()
 
 
+@dataclass
+class FakeResult:
+    text: Any
+    token_counts: Any = None
+
+
 class FakeInstance:
     def __init__(
         self, request_type: str, arguments: tuple[Any, ...], idx: int, metadata: dict[str, Any]
@@ -50,7 +56,7 @@ def provide(monkeypatch: pytest.MonkeyPatch) -> None:
         "lmms_eval": {},
         "lmms_eval.api": {},
         "lmms_eval.api.model": {"lmms": FakeLmms},
-        "lmms_eval.api.instance": {"Instance": FakeInstance},
+        "lmms_eval.api.instance": {"Instance": FakeInstance, "GenerationResult": FakeResult},
         "lmms_eval.models": {},
         "lmms_eval.models.registry_v2": {"ModelManifest": FakeManifest},
         "loguru": {"logger": logging.getLogger("visgen.lmms")},

@@ -98,7 +98,7 @@ def test_likelihoods_are_those_of_the_whole_sequence(made: Any) -> None:
     choices = [" red", " a blue star", " yes"]
     requests = [likely(QUESTIONS[0], choice, 0) for choice in choices]
     requests += [likely("red", " circle", None), likely(QUESTIONS[1], lambda doc: " no", 1)]
-    found = model.loglikelihood(requests)
+    found = [one.text for one in model.loglikelihood(requests)]
     language = model.answerer.language
     for (value, _), choice in zip(found[:3], choices, strict=True):
         text = language.prompt(QUESTIONS[0])
@@ -107,10 +107,10 @@ def test_likelihoods_are_those_of_the_whole_sequence(made: Any) -> None:
             log = language.model(**inputs).logits[0].log_softmax(dim=-1)
         ids, count = inputs["input_ids"][0], len(choice.split())
         wanted = sum(log[place - 1, ids[place]].item() for place in range(len(ids) - count, len(ids)))
-        assert value == pytest.approx(wanted, abs=1e-3)
-    assert all(value < 0 for value, _ in found)
+        assert value == pytest.approx(-wanted / count, abs=1e-3)
+    assert all(value > 0 for value, _ in found)
     alone = made(batch_size=1).loglikelihood(requests)
-    assert [value for value, _ in alone] == pytest.approx([value for value, _ in found], abs=1e-4)
+    assert [one.text[0] for one in alone] == pytest.approx([value for value, _ in found], abs=1e-4)
 
 
 def test_what_greedy_decoding_writes_is_greedy(made: Any) -> None:
@@ -118,7 +118,7 @@ def test_what_greedy_decoding_writes_is_greedy(made: Any) -> None:
     answer = model.generate_until(asked()[:1])[0]
     other = "red" if not answer.startswith("red") else "blue"
     found = model.loglikelihood([likely(QUESTIONS[0], f" {text}", 0) for text in (answer, other)])
-    assert [greedy for _, greedy in found] == [True, False]
+    assert [one.text[1] for one in found] == [True, False]
 
 
 def test_a_pruner_does_not_see_the_continuation(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:

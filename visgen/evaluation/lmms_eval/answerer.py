@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +55,15 @@ class Kept:
             f"{100 * mean['flops_ratio']:.1f} % of the decoder's multiply-adds; "
             f"{mean['selection_ms']:.2f} ms of selection and {mean['prefill_ms']:.1f} ms of prefill each"
         )
+
+
+class Likelihood(NamedTuple):
+    """Of a continuation: the sum of its tokens' log-probabilities, how many they are, and whether greedy
+    decoding writes it."""
+
+    total: float
+    tokens: int
+    greedy: bool
 
 
 class Answerer:
@@ -118,8 +127,8 @@ class Answerer:
                 answers[number] = writing.cut(text)
         return answers
 
-    def likelihoods(self, asked: Sequence[Asked], continuations: Sequence[str]) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation behind its prompt, and whether greedy decoding writes it.
+    def likelihoods(self, asked: Sequence[Asked], continuations: Sequence[str]) -> list[Likelihood]:
+        """How likely each continuation is behind its prompt.
 
         The prompt alone is pruned; the continuation is read token by token behind it, so that no pruner sees
         what is asked for.
@@ -127,14 +136,15 @@ class Answerer:
         Raises:
             InputError: a continuation without tokens.
         """
-        found = [(0.0, False)] * len(asked)
+        found: dict[int, Likelihood] = {}
         for numbers in self._batches([bool(one.images) for one in asked], asked):
             group = [asked[n] for n in numbers]
             forced = Forced([self._ids(one, continuations[n]) for one, n in zip(group, numbers)], self.device)
             self._generate(group, forced, forced.steps, 1)
-            for number, total, greedy in zip(numbers, forced.sums_B.tolist(), forced.greedy_B.tolist()):
-                found[number] = (total, greedy)
-        return found
+            rows = (forced.sums_B, forced.lengths_B, forced.greedy_B)
+            for number, *row in zip(numbers, *(values.tolist() for values in rows)):
+                found[number] = Likelihood(*row)
+        return [found[number] for number in range(len(asked))]
 
     def _batches(self, keys: Sequence[Any], asked: Sequence[Asked]) -> list[list[int]]:
         return batches([(key, len(one.text)) for key, one in zip(keys, asked, strict=True)], self.batch_size)

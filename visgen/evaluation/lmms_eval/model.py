@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 
@@ -69,8 +69,10 @@ class VisgenLmm(lmms):
         self._log()
         return answers
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log-probability of continuations, and whether each is what greedy decoding writes.
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Pairs (loss, greedy): the mean negative log-probability of a continuation's tokens, and whether
+        greedy decoding writes it. lmms-eval 0.7 takes the choice of the least loss, whatever the method's name
+        says, and makes texts of bare pairs: they come in its wrapper.
 
         Arguments of a request are (text, continuation or function of the document, doc_to_visual, number,
         task, split), or (text, continuation) without a picture.
@@ -82,7 +84,7 @@ class VisgenLmm(lmms):
             continuations.append(continuation(doc) if callable(continuation) else continuation)
         found = self.answerer.likelihoods(asked, continuations)
         self._log()
-        return found
+        return [GenerationResult((-one.total / one.tokens, one.greedy)) for one in found]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not served: every turn would read the pictures anew.
