@@ -132,6 +132,10 @@ def test_a_pruner_does_not_see_the_continuation(made: Any, monkeypatch: pytest.M
     assert first == second
 
 
+def test_quotes_around_commas_are_taken_off(made: Any) -> None:
+    assert made(prune='"lazyllm:0.5:depths=0.4,0.7"').answerer.pruner.depths == (0.4, 0.7)
+
+
 def test_bad_arguments(made: Any) -> None:
     for options, told in (
         ({"prune": "divprun:0.1"}, "divprun"),

@@ -46,6 +46,7 @@ class VisgenLmm(lmms):
             raise InputError(
                 f"model_args: unknown {', '.join(map(repr, sorted(unknown)))}; known are {known}"
             )
+        prune = None if prune is None else str(prune).strip("\"'")  # quotes hold commas together
         self.answerer = Answerer(pretrained, prune, batch_size, _own_gpu(device), dtype, seed, system_prompt)
         self.batch_size = self.answerer.batch_size
 
@@ -71,8 +72,8 @@ class VisgenLmm(lmms):
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """Pairs (loss, greedy): the mean negative log-probability of a continuation's tokens, and whether
-        greedy decoding writes it. lmms-eval 0.7 takes the choice of the least loss, whatever the method's name
-        says, and makes texts of bare pairs: they come in its wrapper.
+        greedy decoding writes it. lmms-eval 0.7 takes the choice of the least loss, whatever the method's
+        name says, and makes texts of bare pairs: they come in its wrapper.
 
         Arguments of a request are (text, continuation or function of the document, doc_to_visual, number,
         task, split), or (text, continuation) without a picture.
