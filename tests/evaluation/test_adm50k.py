@@ -65,7 +65,7 @@ def test_one_command_draws_exports_and_scores(models, batch, tmp_path):
     asked = ExportOptions("adm", tmp_path / "out")
     done = export(str(models / "class"), asked, options(batch, count=10))
     record = done.records[0]
-    assert list(record["metrics"]) == ["fid", "is", "precision", "recall"] and record["count"] == 8
+    assert list(record["metrics"]) == ["fid", "is", "precision", "recall"] and record["count"] == 10
     subject = open_subject(str(models / "class"), 32)
     drawn = subject.generate(range(10), list, 0)
     resized = to_size(drawn, SIZE)

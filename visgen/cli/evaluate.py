@@ -96,7 +96,7 @@ def evaluate(
     given_flow(steps, solver)
     given_sampling(guidance_scale=guidance_scale)
     if is_answer_protocol(protocol, prune):
-        others = {
+        others: dict[str, Any] = {
             "--metrics": metrics,
             "--prompts": prompts,
             "--export": export,

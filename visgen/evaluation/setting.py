@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from visgen.evaluation.extractors import ExtractorOptions, FeatureExtractor, load_extractor
@@ -56,7 +56,7 @@ class Setting:
         """
         for metric in NETWORK_METRICS:
             if plan.wants(metric) and metric not in self._networks:
-                self._networks[metric] = first_on_main(self.processes, lambda one=metric: self._network(one))
+                self._networks[metric] = first_on_main(self.processes, partial(self._network, metric))
         return {metric: self._networks[metric] for metric in NETWORK_METRICS if plan.wants(metric)}
 
     def _network(self, metric: str) -> Network:

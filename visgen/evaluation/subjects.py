@@ -142,7 +142,7 @@ class ModelSubject(Subject):
         self._decoding = dict(sampling or {}) | strategy_facts(strategy, None) | length
         self._knobs = length | ({} if max_error is None else {"max_error": max_error})
 
-    def draw_into(self, folder: Path, rows: Sequence[str] | Sequence[int], **options: Any) -> FolderResult:
+    def draw_into(self, folder: Path, rows: Sequence[str | int], **options: Any) -> FolderResult:
         """Draw prompts or labels into a folder, as `generate_folder` does; it takes the other options."""
         self.sampling = asdict(override(self._pipe.sampling, **self._sampling))
         return generate_folder(self._pipe, list(rows), folder, **options, **self._decoding)

@@ -39,7 +39,8 @@ class DrawnSubject(Subject):
         batch_size: int,
         on_progress: Progress | None = None,
     ) -> None:
-        self._model, self._rows, self._per_row, self._folder = model, list(rows), per_row, folder
+        self._model, self._per_row, self._folder = model, per_row, folder
+        self._rows: list[str | int] = [*rows]
         self._seed, self._batch_size, self._on_progress = seed, batch_size, on_progress
         self._result: FolderResult | None = None
         self.name, self.kind, self.image_size = model.name, model.kind, model.image_size
