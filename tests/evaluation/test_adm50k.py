@@ -1,6 +1,7 @@
 """The protocol `adm50k` at ten images: a tiny model, and features that are pooled colours."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +141,10 @@ def test_labels_are_balanced_or_drawn_as_their_authors_drew_them(models, batch, 
 
     images = to_size(same.generate(range(10), list, 0), SIZE)
     assert record["images_sha256"] == digest_of_digests(image_digests(images))
+
+
+def test_the_documentation_lists_every_official_model_of_classes():
+    text = (Path(__file__).parents[2] / "docs" / "published-protocols.md").read_text()
+    models = [entry for entry in CATALOGUE.values() if entry.tasks[0] == "class-to-image"]
+    assert len(models) > 30
+    assert [entry.alias for entry in models if f"`{entry.alias}`" not in text] == []

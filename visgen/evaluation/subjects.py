@@ -258,12 +258,13 @@ def open_subject(
     """
     images = Path(name).suffix == ".npz" and Path(name).is_file()
     if images or is_image_folder(name):
+        what = "a .npz" if images else "a folder"
         lengths = {"--num-tokens": num_tokens, "--max-error": max_error}
         asked = {"--strategy": strategy, **lengths, "--decode-…": decoding}
         asked |= {f"sampling option {name}": value for name, value in (sampling or {}).items()}
         for option, value in asked.items():
             if value is not None:
-                raise InputError(f"{option} {shown(value)}: {name!r} holds images; leave it out")
+                raise InputError(f"{option} {shown(value)}: {name!r} is {what} of images; leave it out")
         return ArraySubject(name) if images else FolderSubject(name)
     pipe = visgen.load(name, dtype=dtype, device=device, local_files_only=offline)
     if isinstance(pipe, InterleavedPipeline):

@@ -169,6 +169,7 @@ def test_adm_of_classes(models, tmp_path):
         run(models, "class", "adm", tmp_path / "out", count=7, seed=2)
 
 
+@pytest.mark.filterwarnings("ignore:FID of")
 def test_adm_of_prompts_and_of_captions(models, pictures, tmp_path, toy):
     (tmp_path / "p.txt").write_text("red\nblue\n")
     told = run(models, "text", "adm", tmp_path / "told", tmp_path / "p.txt", per_prompt=2)
