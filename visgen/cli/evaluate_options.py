@@ -37,7 +37,12 @@ Metrics = Annotated[
 ]
 Images = Annotated[
     int | None,
-    typer.Option("-n", "--num-images", min=1, help="Images judged; 1000 of a model. Or questions."),
+    typer.Option(
+        "-n",
+        "--num-images",
+        min=1,
+        help="Images judged; 1000 of a model, 50,000 of adm50k and exports of adm. Or questions.",
+    ),
 ]
 ImageSeed = Annotated[int, typer.Option("--seed", help="Image i is drawn from (seed, i).")]
 Results = Annotated[

@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import visgen
 from visgen.data.images import read_png_metadata
 from visgen.errors import InputError
 from visgen.evaluation.exports import geneval
+from visgen.evaluation.exports import run as exporting
+from visgen.evaluation.exports.adm import AdmLayout
 from visgen.evaluation.exports.run import ExportOptions, export
 from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.subjects import open_subject
@@ -150,8 +153,13 @@ def test_dpg(models, dpg_prompts, tmp_path):
         for j, (top, left) in enumerate(((0, 0), (0, 16), (16, 0), (16, 16))):
             assert np.array_equal(grid[top : top + 16, left : left + 16], same(row, j))
     (done.place / "COCOval3.png").unlink()
+    (done.place / f".{'0' * 32}.tmp").write_bytes(b"half a picture")  # as a kill leaves it
     assert run(models, "text", "dpg", tmp_path / "out", dpg_prompts).made == 0
     assert np.array_equal(pixels(done.place / "COCOval3.png")[:16, :16], same(0, 0))
+    assert files(done.place) == ["COCOval3.png", "partiprompts7.png"]
+    Image.new("RGB", (32, 32)).save(done.place / "partiprompts7.png")
+    with pytest.raises(InputError, match="another picture"):
+        run(models, "text", "dpg", tmp_path / "out", dpg_prompts)
 
 
 def test_adm_of_classes(models, tmp_path):
@@ -227,3 +235,25 @@ def test_classes_have_no_prompts(models, metadata, tmp_path):
 def test_another_number_of_images_than_the_prompts_say_is_refused(models, metadata, tmp_path):
     with pytest.raises(InputError, match="-n 5: this export is of 8 images"):
         run(models, "text", "geneval", tmp_path / "out", metadata, count=5)
+
+
+def test_one_process_fills_the_folder(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "Processes", lambda: SimpleNamespace(count=2))
+    with pytest.raises(InputError, match="from one process"):
+        run(models, "class", "adm", tmp_path / "out", count=2)
+
+
+def test_a_job_that_was_killed_while_writing_the_array_leaves_nothing(models, tmp_path, monkeypatch):
+    def kill(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdmLayout, "arrange", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(models, "class", "adm", tmp_path / "out", count=2)
+    (tmp_path / "out" / f".{'0' * 32}.tmp").write_bytes(b"half an array")
+    assert run(models, "class", "adm", tmp_path / "out", count=2).made == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix) == [
+        ".export.lock",
+        "adm.npz",
+    ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from visgen.data.images import image_grid, write_png
 from visgen.errors import InputError, shown
-from visgen.evaluation.exports.layout import Layout, LayoutRequest, PictureAt, read_png
+from visgen.evaluation.exports.layout import Layout, LayoutRequest, PictureAt, read_png, sweep
 
 SIDE = 2  # images a row of the grid
 
@@ -27,6 +27,7 @@ class DpgLayout(Layout):
 
     def arrange(self, target: Path, picture: PictureAt) -> None:
         """Grids without gaps, row by row; the judge cuts them apart."""
+        sweep(target)  # the judge takes every file for a picture
         for row, name in enumerate(self._names):
             images = [read_png(picture(row, j)) for j in range(self.per_row)]
             grid, path = image_grid(images, SIDE, padding=0), target / f"{name}.png"

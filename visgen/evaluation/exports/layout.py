@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from visgen.data.files import LEFTOVER, replacing
 from visgen.errors import InputError
 from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.subjects import ModelSubject
@@ -65,13 +67,18 @@ def settle_bytes(path: Path, content: bytes) -> None:
     Raises:
         InputError: another content is there.
     """
-    from visgen.data.files import replacing
-
     if not path.exists():
         with replacing(path) as file:
             file.write(content)
     elif not path.is_file() or path.read_bytes() != content:
         raise InputError(f"{str(path)!r} is something else than this export writes there; move it away")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a run left half-written in a folder that was killed there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch(LEFTOVER, path.name):
+            path.unlink()
 
 
 def read_png(path: Path) -> Image.Image:

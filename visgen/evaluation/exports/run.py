@@ -14,6 +14,7 @@ from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.records import Record
 from visgen.evaluation.run import evaluate, open_named
 from visgen.evaluation.subjects import ModelSubject
+from visgen.pipelines.locked_folder import LockedFolder
 from visgen.processes import Processes
 
 IMAGES = "images"
@@ -34,6 +35,12 @@ class ExportOptions:
     folder: Path
     prompts: Path | None = None
     per_prompt: int | None = None
+
+
+class ExportFolder(LockedFolder):
+    """The folder while pictures are laid out in it."""
+
+    lock_name = ".export.lock"
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,8 @@ def export(
         records = evaluate([drawn], options, on_record=on_record, processes=processes)
     result = drawn.draw()
     place = asked.folder / layout.place
-    layout.arrange(place, drawn.picture)
+    with ExportFolder(asked.folder):
+        layout.arrange(place, drawn.picture)
     return Exported(place, layout.judge, result.total, result.made, tuple(records))
 
 
