@@ -131,3 +131,29 @@ def test_numbers_for_people() -> None:
 def test_what_bounds_a_fid_is_told(run: Run, models: Path, pictures: Path) -> None:
     text = done(evaluate(run, models / "text", "--reference", pictures, "--metrics", "fid,rfid")).stdout
     assert "ceiling" in text and "real (6 and 6 images): the floor" in text
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_export_is_laid_out_and_scored(run: Run, models: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ["--export", "adm", "-n", 3, "-o", "out"]
+    text = done(run("evaluate", models / "class", *words)).stdout
+    assert text == "out/adm.npz: 3 images, 3 of them new, for evaluations/evaluator.py of guided-diffusion\n"
+    text = done(evaluate(run, models / "class", *words, "--reference", pictures, "--metrics", "fid")).stdout
+    assert "3 images, 0 of them new" in text and "protocol toy v1" in text
+    records = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
+    assert [list(record["metrics"]) for record in records] == [["fid"]]
+
+
+@pytest.mark.usefixtures("toy")
+def test_prompts_of_a_judge(run: Run, models: Path, tmp_path: Path) -> None:
+    line = {"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "red"}], "prompt": "red"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(line))
+    words = ["--export", "geneval", "--prompts", "m.jsonl", "--images-per-prompt", 2, "-o", "out"]
+    text = done(run("evaluate", models / "text", *words)).stdout
+    assert text.startswith("out/geneval: 2 images, 2 of them new, for evaluation/evaluate_images.py")
+    assert (tmp_path / "out/geneval/00000/samples/0001.png").is_file()
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "7.txt").write_text("blue")
+    words = ["--export", "dpg", "--prompts", "prompts", "-o", "grids"]
+    done(run("evaluate", models / "text", *words))
+    assert (tmp_path / "grids/dpg/7.png").is_file()

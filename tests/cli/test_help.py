@@ -46,7 +46,7 @@ OPTIONS = {
     | {"--reference", "--protocol", "--metrics", "--num-images", "-n", "--seed", "--output", "-o"}
     | {"--prompts", "--batch-size", "--strategy", "--dtype", "--device", "--offline", "--save-statistics"}
     | {"--num-tokens", "--max-error", "--decode-steps", "--decode-guidance"}
-    | {"--steps", "--solver", "--guidance-scale"}
+    | {"--steps", "--solver", "--guidance-scale", "--export", "--images-per-prompt", "--feature-model"}
     | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
     "models": {"--json", "--help", "-h"},

@@ -98,7 +98,7 @@ def test_metrics_and_protocols_by_name():
     with pytest.raises(UnknownNameError, match="adm"):
         get_protocol("amd")
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
-        *("fid", "kid", "rfid", "lpips", "l1", "l1_p90", "tokens")
+        *("fid", "kid", "rfid", "lpips", "l1", "l1_p90", "tokens", "fd_dinov2", "cmmd")
     }
 
 

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from visgen.cli.console import say
 from visgen.cli.evaluate_answers import answer_options, ask_models, is_answer_protocol, refuse_others
+from visgen.cli.evaluate_export import export_images, export_options
+from visgen.cli.evaluate_options import (
+    BatchSize,
+    Export,
+    FeatureModels,
+    Images,
+    ImageSeed,
+    InceptionWeights,
+    LpipsLinear,
+    LpipsWeights,
+    Metrics,
+    PerPrompt,
+    Prompts,
+    Protocol,
+    Prune,
+    Reference,
+    Results,
+    Statistics,
+    Subjects,
+)
 from visgen.cli.options import (
     DecodeGuidance,
     DecodeSteps,
@@ -29,7 +47,6 @@ from visgen.cli.options import (
 )
 from visgen.cli.token_options import MaxError
 from visgen.errors import InputError
-from visgen.evaluation.metrics import GENERATION, RECONSTRUCTION
 
 if TYPE_CHECKING:
     from visgen.evaluation.options import EvaluationOptions
@@ -37,58 +54,21 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    subjects: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL|FOLDER|RESULT.json…",
-            help="Models, folders of images, and earlier results to put beside them.",
-            show_default=False,
-        ),
-    ],
-    reference: Annotated[
-        str | None,
-        typer.Option(help="scenes:SPLIT (default scenes:validation), a folder of images, or a .npz."),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="scenes, adm (what papers report) or clean; by default what fits the reference. scenes-vqa "
-            "and scenes-vqa-small ask models questions."
-        ),
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(GENERATION)}; tokenizers: {', '.join(RECONSTRUCTION)}.",
-            metavar="NAME,NAME,…",
-        ),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option("-n", "--num-images", min=1, help="Images judged; 1000 of a model. Or questions."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Image i is drawn from (seed, i).")] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="FILE.json", help="Where the results go; a new file."),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A .txt or .jsonl to draw instead of the reference's captions."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 32,
+    subjects: Subjects,
+    reference: Reference = None,
+    protocol: Protocol = None,
+    metrics: Metrics = None,
+    count: Images = None,
+    seed: ImageSeed = 0,
+    output: Results = None,
+    prompts: Prompts = None,
+    batch_size: BatchSize = 32,
+    export: Export = None,
+    per_prompt: PerPrompt = None,
     steps: InferenceSteps = None,
     solver: Solver = None,
     guidance_scale: Guidance = None,
-    prune: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prune",
-            metavar="METHOD[:KEEP]",
-            help="Of scenes-vqa: a row for a pruner of vision tokens, such as divprune:0.1; divprune:all is "
-            "it at several retentions, all every method; repeatable.",
-        ),
-    ] = None,
+    prune: Prune = None,
     strategy: Strategy = None,
     num_tokens: NumTokens = None,
     max_error: MaxError = None,
@@ -97,36 +77,29 @@ def evaluate(
     dtype: Dtype = None,
     device: Device = None,
     offline: Offline = False,
-    statistics: Annotated[
-        Path | None,
-        typer.Option(
-            "--save-statistics", metavar="FILE.npz", help="Keep the reference's mean and covariance."
-        ),
-    ] = None,
-    inception_weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights of protocols adm and clean.")
-    ] = None,
-    lpips_weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="torchvision's vgg16 weights, for lpips.")
-    ] = None,
-    lpips_linear: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="LPIPS v0.1 vgg.pth, for lpips.")
-    ] = None,
+    statistics: Statistics = None,
+    feature_models: FeatureModels = None,
+    inception_weights: InceptionWeights = None,
+    lpips_weights: LpipsWeights = None,
+    lpips_linear: LpipsLinear = None,
 ) -> None:
     """Score models under a named protocol: visgen evaluate scenes-var -n 200."""
     from visgen.evaluation.metrics import parse_metrics
+    from visgen.evaluation.networks import parse_feature_models
     from visgen.evaluation.options import EvaluationOptions, read_prompts
 
     names, earlier = _sort(subjects)
-    _check_files(output, statistics, names)
+    asked = export_options(export, output, prompts, per_prompt)
+    _check_files(output if asked is None else None, statistics, names)
     if device is not None:
         check_device(device)
     given_flow(steps, solver)
     given_sampling(guidance_scale=guidance_scale)
     if is_answer_protocol(protocol, prune):
-        others = {
+        others: dict[str, Any] = {
             "--metrics": metrics,
             "--prompts": prompts,
+            "--export": export,
             "--strategy": strategy,
             "--num-tokens": num_tokens,
             "--steps": steps,
@@ -134,9 +107,12 @@ def evaluate(
             "--guidance-scale": guidance_scale,
         }
         others |= {"--max-error": max_error, "--save-statistics": statistics}
+        others |= {"--feature-model": feature_models or None}
         refuse_others(others | {"--decode-steps": decode_steps, "--decode-guidance": decode_guidance})
-        asked = answer_options(protocol, reference, count, prune, seed, batch_size, device, dtype, offline)
-        _show([*earlier, *ask_models(names, asked, earlier, output)], output)
+        questions = answer_options(
+            protocol, reference, count, prune, seed, batch_size, device, dtype, offline
+        )
+        _show([*earlier, *ask_models(names, questions, earlier, output)], output)
         return
     given_strategy(strategy)
     given_length(num_tokens, decode_steps, decode_guidance)
@@ -155,17 +131,23 @@ def evaluate(
         max_error=max_error,
         decode_steps=decode_steps,
         decode_guidance=decode_guidance,
-        prompts=None if prompts is None else read_prompts(prompts),
+        prompts=None if prompts is None or asked is not None else read_prompts(prompts),
         device=device,
         dtype=dtype,
         offline=offline,
         inception_weights=inception_weights,
         lpips_weights=lpips_weights,
         lpips_linear=lpips_linear,
+        feature_models=parse_feature_models(feature_models) if feature_models else None,
     )
-    made = _evaluate(names, options, earlier, output, statistics)
-    if made is not None:
-        _show([*earlier, *made], output)
+    if asked is not None:
+        made = export_images(names, asked, options, {"--save-statistics": statistics, "a result": earlier})
+        if made:
+            _show(made, None)
+        return
+    judged = _evaluate(names, options, earlier, output, statistics)
+    if judged is not None:
+        _show([*earlier, *judged], output)
 
 
 def _sort(subjects: Sequence[str]) -> tuple[list[str], list[Record]]:

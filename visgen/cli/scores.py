@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 PERCENT = ("precision", "recall", "codebook", "adherence", "within")
-DISTANCES = ("fid", "kid", "rfid")  # from 0.001 to 100, depending on the protocol
-DIGITS = {"psnr": 2, "is": 2, "tokens": 1, "objects": 2}
+DISTANCES = ("fid", "kid", "rfid", "fd_dinov2", "cmmd")  # from 0.001 to 100, depending on the protocol
+DIGITS = {"psnr": 2, "is": 2, "clip_score": 2, "tokens": 1, "objects": 2}
 
 
 def score_tables(records: Sequence[Record]) -> Iterator[Table]:

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from visgen.evaluation.bootstrap import FID_MAX_DIMS
 from visgen.evaluation.metrics import ERROR_METRICS, ROW_METRICS
+from visgen.evaluation.network_rows import keep_made
+from visgen.evaluation.network_scores import network_scores
 from visgen.evaluation.pairs import l1, psnr, ssim
 from visgen.evaluation.passes import Part, Pass, run_pass
 from visgen.evaluation.plan import Plan
 from visgen.evaluation.real import RealSide, keep_features
 from visgen.evaluation.references import SCENES
+from visgen.evaluation.resizing import to_size
 from visgen.evaluation.scores import (
     Entries,
     adherence_entry,
@@ -32,7 +35,7 @@ def see_generated(subject: Subject, plan: Plan, setting: Setting) -> Pass | None
     """Generate the images 0 … N − 1 and keep what the metrics need of them; None when none looks at them."""
     if not plan.generated:
         return None
-    compared = plan.wants("fid", *ROW_METRICS)
+    compared, networks = plan.wants("fid", *ROW_METRICS), setting.networks(plan)
     rows = plan.wants(*ROW_METRICS) or setting.protocol.feature_dims <= FID_MAX_DIMS
 
     def captions(indices: Sequence[int]) -> Sequence[str]:
@@ -41,6 +44,7 @@ def see_generated(subject: Subject, plan: Plan, setting: Setting) -> Pass | None
 
     def work(indices: list[int], part: Part) -> None:
         images = subject.generate(indices, captions, setting.options.seed)
+        images = to_size(images, setting.protocol.size_of(images.shape[-1]))
         part.keep_images(images, whole=plan.wants("adherence"))
         if compared or plan.wants("is"):
             found = setting.extractor(images)
@@ -48,6 +52,7 @@ def see_generated(subject: Subject, plan: Plan, setting: Setting) -> Pass | None
                 keep_features(part, indices, found.features, rows)
             if plan.wants("is") and found.logits is not None:
                 part.keep(logits=found.logits)
+        keep_made(part, images, captions(indices) if plan.wants("clip_score") else (), networks)
 
     return run_pass(plan.count, work, setting.processes, setting.options.batch_size, subject.name)
 
@@ -111,6 +116,7 @@ def score(
     seed = setting.options.seed
     if made is not None:
         entries |= generation_scores(plan, made, real, setting.protocol, seed)
+        entries |= network_scores(plan, made, real, seed)
     if pairs is not None:
         entries |= reconstruction_scores(plan, pairs, real, seed)
         entries |= error_scores(plan, pairs, setting.options.max_error, seed)

@@ -20,6 +20,8 @@ class Metric:
         features: it compares features with the reference's.
         real_images: it needs the reference's images themselves, not only their mean and covariance.
         minimum: images it needs at least.
+        network: it looks through a network of its own, one of `networks.RECIPES`.
+        captions: it needs to know what each image should show.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Metric:
     features: bool = False
     real_images: bool = False
     minimum: int = 1
+    network: bool = False
+    captions: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -38,6 +42,9 @@ METRICS: dict[str, Metric] = {
         Metric("is", True, minimum=10),
         Metric("precision", True, features=True, real_images=True, minimum=5),
         Metric("recall", True, features=True, real_images=True, minimum=5),
+        Metric("fd_dinov2", False, real_images=True, minimum=2, network=True),
+        Metric("cmmd", False, real_images=True, minimum=2, network=True),
+        Metric("clip_score", True, network=True, captions=True),
         Metric("adherence", True, real_images=True),
         Metric("rfid", False, generated=False, features=True, real_images=True, minimum=2),
         Metric("psnr", True, generated=False, real_images=True),
@@ -55,6 +62,8 @@ RECONSTRUCTION = tuple(name for name, metric in METRICS.items() if not metric.ge
 
 # Kept as feature rows beside mean and covariance
 ROW_METRICS = ("kid", "precision", "recall")
+# Each looks through a network of its own
+NETWORK_METRICS = tuple(name for name, metric in METRICS.items() if metric.network)
 # Made of the error of each image
 ERROR_METRICS = ("l1", "l1_p90", "within")
 

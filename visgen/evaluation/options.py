@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visgen.errors import InputError
-from visgen.evaluation.protocols import EvaluationProtocol, get_protocol
-from visgen.evaluation.references import DEFAULT_REFERENCE, SCENES
+from visgen.evaluation.protocols import EvaluationProtocol, SampledProtocol, get_protocol
+from visgen.evaluation.references import DEFAULT_REFERENCE, SCENES, adm_batch
 from visgen.pipelines.rows import read_rows
 
 
@@ -35,6 +36,7 @@ class EvaluationOptions:
         inception_weights: weights of protocols adm and clean; None = torch hub's cache, then a download.
         lpips_weights: torchvision's vgg16 state dict, for lpips.
         lpips_linear: LPIPS v0.1 `vgg.pth`; None weighs all channels by 1.
+        feature_models: metric → hub id or folder of another network than that of `networks.RECIPES`.
     """
 
     reference: str | None = None
@@ -58,6 +60,7 @@ class EvaluationOptions:
     inception_weights: Path | None = None
     lpips_weights: Path | None = None
     lpips_linear: Path | None = None
+    feature_models: Mapping[str, str] | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -74,12 +77,15 @@ class EvaluationOptions:
 
     @property
     def reference_name(self) -> str:
-        """The reference asked for, or the default one."""
+        """The reference asked for, or the default one; `InputError` where that is not here."""
+        if self.reference is None and isinstance(self.resolve_protocol(), SampledProtocol):
+            return adm_batch()
         return self.reference or DEFAULT_REFERENCE
 
     def resolve_protocol(self) -> EvaluationProtocol:
         """The protocol asked for, or the one that fits the reference."""
-        return get_protocol(self.protocol or ("scenes" if self.reference_name.startswith(SCENES) else "adm"))
+        name = self.reference or DEFAULT_REFERENCE
+        return get_protocol(self.protocol or ("scenes" if name.startswith(SCENES) else "adm"))
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

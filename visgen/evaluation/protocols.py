@@ -51,9 +51,45 @@ class EvaluationProtocol:
         """Name and version, for tables and messages: "adm v1"."""
         return f"{self.name} v{self.version}"
 
+    @property
+    def statistics_of(self) -> tuple[str, int]:
+        """Name and version of the protocol whose precomputed statistics are this one's."""
+        return self.name, self.version
+
+    def size_of(self, image_size: int) -> int:
+        """Side in pixels at which images of `image_size` pixels are judged."""
+        return image_size
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class SampledProtocol(EvaluationProtocol):
+    """A protocol that also says which images are drawn, and at what size they are judged.
+
+    Attributes:
+        count: images; another number is a dry run.
+        labels: which classes: image i shows class i mod their number, or a random one where the authors of an
+            official model drew labels at random (`labels.RANDOM_LABELS`).
+        judged_size: side in pixels.
+        judged_resize: how images of another size are brought to it, behind the rounding to bytes.
+    """
+
+    count: int = 50_000
+    labels: str = "balanced, or random where the authors drew them so"
+    judged_size: int = 256
+    judged_resize: str = "bicubic (a = -0.75), no antialiasing, rounded to uint8"
+
+    @property
+    def statistics_of(self) -> tuple[str, int]:
+        """Those of ADM: features are the same."""
+        return "adm", PROTOCOLS["adm"].version
+
+    def size_of(self, image_size: int) -> int:
+        """Always `judged_size`."""
+        return self.judged_size
 
 
 _INCEPTION: dict[str, Any] = {
@@ -70,6 +106,8 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         EvaluationProtocol("adm", 1, resize="tensorflow1-bilinear", **_INCEPTION),
         # clean-fid's (arXiv 2104.11222): Pillow bicubic in float, channel by channel, with antialiasing
         EvaluationProtocol("clean", 1, resize="pillow-bicubic", **_INCEPTION),
+        # ADM's of 50,000 class-conditional images: what papers call FID-50K
+        SampledProtocol("adm50k", 1, resize="tensorflow1-bilinear", **_INCEPTION),
         EvaluationProtocol(
             "scenes",
             1,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from visgen.evaluation.extractors import FeatureExtractor
+from visgen.evaluation.network_rows import NetworkSide, keep_real, sides_of
+from visgen.evaluation.networks import Network
 from visgen.evaluation.passes import Part, Pass, run_pass
 from visgen.evaluation.protocols import EvaluationProtocol
-from visgen.evaluation.references import Reference, StatisticsReference
+from visgen.evaluation.references import ArrayReference, Reference, StatisticsReference
 from visgen.evaluation.statistics import FeatureStatistics, FeatureSums, frechet_distance
 from visgen.evaluation.statistics_file import load_statistics, statistics_digest
 from visgen.processes import Processes
@@ -30,6 +32,7 @@ class RealSide:
         features: (n, D), where metrics need them.
         floor: Fréchet distance of real images to other real ones; None unless asked for.
         floor_counts: images on either side of it.
+        networks: metric → what the network of that metric saw.
     """
 
     name: str
@@ -39,14 +42,17 @@ class RealSide:
     features: Tensor | None = None
     floor: float | None = None
     floor_counts: tuple[int, int] | None = None
+    networks: dict[str, NetworkSide] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RealWants:
-    """What a comparison asks of the reference: rows of features, and the distance of real to real."""
+    """What a comparison asks of the reference: rows of features, the distance of real to real, and what other
+    networks see."""
 
     rows: bool = False
     floor: bool = False
+    networks: tuple[Network, ...] = ()
 
 
 def keep_features(part: Part, indices: Sequence[int], features: Tensor, rows: bool) -> None:
@@ -88,21 +94,25 @@ def look_at_reference(
             part.keep_images(images)
             if extractor is not None:
                 keep_features(part, indices, extractor(images).features, rows)
+            if first or not endless:
+                keep_real(part, images, wants.networks)
 
         return run_pass(total, work, processes, batch_size, "reference")
 
     endless = reference.length is None
-    whole = count if reference.length is None or extractor is None else reference.length
+    looked = extractor is not None or wants.networks
+    whole = reference.length if reference.length is not None and looked else count
     seen = see(whole, count if endless else 0, wants.rows)
+    sides = sides_of(seen, wants.networks)
     if extractor is None:
-        return RealSide(reference.name, seen.images_sha256, whole)
+        return RealSide(reference.name, seen.images_sha256, whole, networks=sides)
     statistics = (seen.sums["even"] + seen.sums["odd"]).statistics()
     floor, counts = None, None
     if wants.floor:
         others = see(count, 0, False).sums if endless else None
         floor, counts = _floor(seen.sums, others)
     rows = seen.rows.get("features")
-    return RealSide(reference.name, seen.images_sha256, whole, statistics, rows, floor, counts)
+    return RealSide(reference.name, seen.images_sha256, whole, statistics, rows, floor, counts, sides)
 
 
 def _floor(
@@ -120,7 +130,7 @@ def _floor(
 
 
 def read_statistics(
-    reference: StatisticsReference, protocol: EvaluationProtocol, weights_sha256: str
+    reference: StatisticsReference | ArrayReference, protocol: EvaluationProtocol, weights_sha256: str
 ) -> RealSide:
     """The side of a precomputed file; raises `InputError` when it does not fit the protocol."""
     found = load_statistics(Path(reference.path), protocol, weights_sha256)

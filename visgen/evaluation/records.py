@@ -95,6 +95,9 @@ def check_comparable(record: Mapping[str, Any], beside: Mapping[str, Any]) -> No
         InputError: naming what differs. What one of them did not use (None) differs from nothing.
     """
     names = " and ".join(repr(one["subject"]["name"]) for one in (beside, record))
+    for metric in sorted({*(beside.get("networks") or {})} & {*(record.get("networks") or {})}):
+        if beside["networks"][metric] != record["networks"][metric]:
+            raise InputError(f"{names} cannot be compared: their networks of {metric} differ")
     for what, old, new in zip(_SIDES, _sides(beside), _sides(record), strict=True):
         if None not in (old.compared, new.compared) and old.compared != new.compared:
             raise InputError(f"{names} cannot be compared: {what} differ, {old.shown} and {new.shown}")

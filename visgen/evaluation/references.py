@@ -16,9 +16,14 @@ from visgen.data.listing import list_images, read_captions
 from visgen.data.scenes import IMAGE_SIZE, SPLITS, Scenes
 from visgen.data.scenes.scene import Scene
 from visgen.errors import InputError
+from visgen.evaluation.image_array import ImageArray, image_shape
 
 SCENES = "scenes:"
 DEFAULT_REFERENCE = f"{SCENES}validation"
+ADM_BATCH = "VIRTUAL_imagenet256_labeled.npz"
+ADM_URL = (
+    f"https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/{ADM_BATCH}"
+)
 
 
 class Reference(ABC):
@@ -117,8 +122,49 @@ class StatisticsReference(Reference):
         raise InputError(f"--reference {self.name!r} holds statistics, not images")
 
 
+class ArrayReference(Reference):
+    """The images `arr_0` of a `.npz`, uint8 (N, H, W, 3), as they are.
+
+    Attributes:
+        has_statistics: mean and covariance stand beside them, perhaps of more images: FID takes those. ADM's
+            reference batches are so: 10,000 images, and the statistics of the whole training set.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.path = name, Path(name)
+        self._array = ImageArray(name)
+        self.length = len(self._array)
+        with np.load(name, allow_pickle=False) as archive:
+            self.has_statistics = {"mu", "sigma"} <= set(archive.files)
+
+    def images(self, indices: Sequence[int], size: int) -> Tensor:
+        """Only of the size they have."""
+        _, height, width, _ = self._array.shape
+        if (height, width) != (size, size):
+            raise InputError(
+                f"--reference {self.name!r} has {width}×{height} pixels, not {size}×{size}; give a folder of "
+                "images, or a .npz of that size"
+            )
+        return self._array.read(indices)
+
+
+def adm_batch() -> str:
+    """Path of ADM's reference batch of ImageNet at 256×256 in torch hub's cache.
+
+    Raises:
+        InputError: it is not there.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / ADM_BATCH
+    if not path.is_file():
+        raise InputError(
+            f"protocol adm50k needs ADM's reference batch; fetch {ADM_URL} (2 GB) into {str(path.parent)!r}, "
+            "or give --reference PATH"
+        )
+    return str(path)
+
+
 def open_reference(name: str) -> Reference:
-    """The reference of a name: "scenes:SPLIT", a folder, or a `.npz`.
+    """The reference of a name: "scenes:SPLIT", a folder, or a `.npz` of images, of statistics, or of both.
 
     Raises:
         InputError: none of those, or a folder without images.
@@ -126,7 +172,8 @@ def open_reference(name: str) -> Reference:
     if name.startswith(SCENES):
         return ScenesReference(name)
     if name.endswith(".npz"):
-        return StatisticsReference(name)
+        whole = Path(name).is_file() and image_shape(name) is not None
+        return ArrayReference(name) if whole else StatisticsReference(name)
     if Path(name).is_dir():
         return FolderReference(name)
     raise InputError(

@@ -1,4 +1,4 @@
-"""The two ways to bring images to the 299 pixels of Inception. They are what FIDs differ by most."""
+"""Ways to bring images to another size. They are what FIDs differ by most."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +32,28 @@ def pillow_bicubic(images: Tensor) -> Tensor:
 def _resize_channel(channel: np.ndarray) -> np.ndarray:
     picture = Image.fromarray(channel.astype(np.float32))  # mode F
     return np.asarray(picture.resize((INCEPTION_SIZE, INCEPTION_SIZE), Image.Resampling.BICUBIC))
+
+
+def pillow_bicubic_bytes(images: Tensor, size: int) -> Tensor:
+    """uint8 (B, 3, H, W) → float32 (B, 3, size, size) in [0, 255], whole numbers: Pillow's antialiased
+    bicubic filter on bytes, as torchvision's `Resize` of a Pillow image."""
+    rows = images.permute(0, 2, 3, 1).cpu().numpy()
+    made = [Image.fromarray(row).resize((size, size), Image.Resampling.BICUBIC) for row in rows]
+    return torch.from_numpy(np.stack([np.asarray(one) for one in made])).permute(0, 3, 1, 2).float()
+
+
+def torch_bicubic(images: Tensor, size: int) -> Tensor:
+    """uint8 (B, 3, H, W) → float32 (B, 3, size, size) in about [0, 255], not clamped: bicubic, a = -0.75,
+    without antialiasing."""
+    return F.interpolate(images.float(), size=(size, size), mode="bicubic", align_corners=False)
+
+
+def to_size(images: Tensor, size: int) -> Tensor:
+    """uint8 (B, 3, H, W) → uint8 (B, 3, size, size): `torch_bicubic`, clamped and rounded; images of that
+    size come back as they are."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return torch_bicubic(images, size).clamp(0, 255).round().to(torch.uint8)
 
 
 RESIZES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -17,6 +17,7 @@ from visgen.evaluation.judging import score, see_generated, see_reconstructed
 from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.passes import Pass
 from visgen.evaluation.plan import Plan, make_plan
+from visgen.evaluation.protocols import SampledProtocol
 from visgen.evaluation.real import RealSide
 from visgen.evaluation.records import SCHEMA, Record, check_comparable, versions
 from visgen.evaluation.setting import Setting
@@ -26,7 +27,7 @@ from visgen.processes import Processes
 
 
 def evaluate(
-    names: Sequence[str],
+    names: Sequence[str | Subject],
     options: EvaluationOptions | None = None,
     *,
     beside: Sequence[Record] = (),
@@ -39,7 +40,7 @@ def evaluate(
     Under `accelerate launch` each process does its share; the numbers do not depend on how many there are.
 
     Args:
-        names: what `visgen.load` takes, or folders of images.
+        names: what `visgen.load` takes, folders or a `.npz` of images, or subjects that are open already.
         options: what is asked for; None = all defaults.
         beside: earlier records that the new ones must be comparable with.
         on_record: called with each record as soon as it is there, on the first process.
@@ -59,21 +60,12 @@ def evaluate(
     for name in names:
         clock = Clock()
         with clock("load"):
-            subject = open_subject(
-                name,
-                options.batch_size,
-                options.dtype,
-                setting.device,
-                options.offline,
-                options.strategy,
-                options.num_tokens,
-                options.decoding,
-                options.max_error,
-                options.sampling,
-            )
+            subject = name if isinstance(name, Subject) else open_named(name, options, setting.device)
             plan = make_plan(options, setting.protocol, setting.reference, subject)
+            if isinstance(setting.protocol, SampledProtocol):
+                subject.choose_labels(plan.count, options.seed)
         with clock("reference"):
-            real = setting.real(plan, subject.image_size)
+            real = setting.real(plan, setting.protocol.size_of(subject.image_size))
         head = _head(subject, plan, setting, real)
         check_comparable(head, first or head)
         if statistics_path is not None and first is None:
@@ -87,6 +79,26 @@ def evaluate(
             if on_record is not None:
                 on_record(records[-1])
     return records
+
+
+def open_named(name: str, options: EvaluationOptions, device: str | None = None) -> Subject:
+    """The subject of a name under some options, on another device than theirs if one is given.
+
+    Raises:
+        InputError: as `open_subject`.
+    """
+    return open_subject(
+        name,
+        options.batch_size,
+        options.dtype,
+        device or options.device,
+        options.offline,
+        options.strategy,
+        options.num_tokens,
+        options.decoding,
+        options.max_error,
+        options.sampling,
+    )
 
 
 def _judge(
@@ -118,6 +130,7 @@ def _head(subject: Subject, plan: Plan, setting: Setting, real: RealSide | None)
         },
         "protocol": setting.protocol.to_dict(),
         "extractor_sha256": setting.extractor.weights_sha256 if looked else None,
+        "networks": {metric: network.facts() for metric, network in setting.networks(plan).items()},
         "reference": reference,
         "count": plan.count,
     }

@@ -97,12 +97,12 @@ def statistics_digest(statistics: FeatureStatistics) -> str:
 
 
 def _check_protocol(found: StatisticsFile, path: PathLike, protocol: EvaluationProtocol) -> None:
-    if found.protocol is None and protocol.name != "adm":
+    if found.protocol is None and protocol.statistics_of[0] != "adm":
         raise InputError(
             f"reference {str(path)!r} names no protocol, so it is taken for ADM's; use --protocol adm, "
             f"or make one for {protocol.name} with --save-statistics"
         )
-    if found.protocol not in (None, (protocol.name, protocol.version)):
+    if found.protocol not in (None, protocol.statistics_of):
         name, version = found.protocol or ("", 0)
         raise InputError(
             f"reference {str(path)!r} was made under protocol {name} v{version}, not {protocol.label}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from visgen.checkpoints.catalogue import CATALOGUE
 from visgen.data.images import read_image
 from visgen.data.listing import list_images
 from visgen.errors import InputError, shown
+from visgen.evaluation.image_array import ImageArray
+from visgen.evaluation.labels import published_labels
 from visgen.evaluation.metrics import RECONSTRUCTION, listed
 from visgen.pipelines.answer_models import find_answer_model
 from visgen.pipelines.fingerprint import weights_digest
 from visgen.pipelines.flow_decoding import decoding_request, length_facts
+from visgen.pipelines.folder import FolderResult, generate_folder
 from visgen.pipelines.interleaved import InterleavedPipeline
 from visgen.pipelines.model_index import INDEX_NAME
 from visgen.pipelines.official import find_official
@@ -46,6 +50,8 @@ class Subject(ABC):
         device, dtype: where and how they are computed; "" for files.
         checkpoint_sha256: digest of the model; None for a folder.
         sampling: resolved sampling options; None where nothing is sampled.
+        num_classes: of models of classes; else 0.
+        labels: class of image i, for models of classes; None = i mod their number.
     """
 
     name: str
@@ -56,10 +62,17 @@ class Subject(ABC):
     dtype: str = ""
     checkpoint_sha256: str | None = None
     sampling: dict[str, Any] | None = None
+    num_classes: int = 0
+    labels: list[int] | None = None
 
     @abstractmethod
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
         """uint8 images (B, 3, H, W); image i is drawn from (seed, i), whatever its batch."""
+
+    def choose_labels(self, count: int, seed: int) -> None:
+        """From now on show the classes of `published_labels`; nothing changes for what draws no classes."""
+        if self.num_classes:
+            self.labels = published_labels(self.name, self.num_classes, count, seed)
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, ImageTokens]:
         """uint8 images through the tokenizer and back, and their tokens.
@@ -108,10 +121,11 @@ class ModelSubject(Subject):
         pipe.set_progress_bar_config(disable=True)
         kinds = {"TextToImagePipeline": "text", "ClassToImagePipeline": "class"}
         self.name, self.kind = name, kinds.get(type(pipe).__name__, "tokenizer")
+        self.num_classes = pipe.num_classes if self.kind == "class" else 0
         self.image_size = pipe.tokenizer.pixel_size
         self.device, self.dtype = str(pipe._execution_device), str(pipe.dtype).removeprefix("torch.")
         self.checkpoint_sha256 = weights_digest(pipe)
-        self._pipe, self._batch_size = pipe, batch_size
+        self._pipe, self._batch_size, self._sampling = pipe, batch_size, dict(sampling or {})
         self._reconstruct = ReconstructPipeline.from_pipe(pipe)
         if strategy is not None and self.kind == "tokenizer":
             raise InputError(f"--strategy {shown(strategy)}: {name!r} draws nothing; leave it out")
@@ -128,12 +142,16 @@ class ModelSubject(Subject):
         self._decoding = dict(sampling or {}) | strategy_facts(strategy, None) | length
         self._knobs = length | ({} if max_error is None else {"max_error": max_error})
 
+    def draw_into(self, folder: Path, rows: Sequence[str | int], **options: Any) -> FolderResult:
+        """Draw prompts or labels into a folder, as `generate_folder` does; it takes the other options."""
+        self.sampling = asdict(override(self._pipe.sampling, **self._sampling))
+        return generate_folder(self._pipe, list(rows), folder, **options, **self._decoding)
+
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
         """Images of the captions of these indices, or of the classes i mod their number."""
         if self.kind == "tokenizer":
             raise InputError(f"{self.name!r} only reconstructs; ask for {listed(RECONSTRUCTION, 'or')}")
-        classes = self.kind == "class"
-        subjects = [i % self._pipe.num_classes for i in indices] if classes else list(captions(indices))
+        subjects = self._classes(indices) if self.kind == "class" else list(captions(indices))
         # One shape whatever the count and the number of processes: rounding depends on it, and with rounding,
         # even in float32, about one image in 500.
         made = self._pipe(
@@ -146,6 +164,12 @@ class ModelSubject(Subject):
         )
         self.sampling = made.settings["sampling"]
         return stack(made.images)
+
+    def _classes(self, indices: Sequence[int]) -> list[int]:
+        """The classes of images: those chosen, or i mod their number."""
+        if self.labels is not None:
+            return [self.labels[i] for i in indices]
+        return [i % self.num_classes for i in indices]
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, ImageTokens]:
         """The tokenizer's images, (B, 3, s, s), and their tokens."""
@@ -185,6 +209,22 @@ class FolderSubject(Subject):
         return picture
 
 
+class ArraySubject(Subject):
+    """The images `arr_0` of a `.npz`, uint8 (N, s, s, 3), unchanged."""
+
+    kind = "folder"
+
+    def __init__(self, name: str) -> None:
+        self.name, self._array = name, ImageArray(name)
+        self.length, height, self.image_size, _ = self._array.shape
+        if height != self.image_size:
+            raise InputError(f"images in {name!r} are {self.image_size}×{height}; all must be squares")
+
+    def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
+        """The images of these indices."""
+        return self._array.read(indices)
+
+
 def stack(pictures: Sequence[Image.Image]) -> Tensor:
     """Pillow images of one size as uint8 (B, 3, H, W)."""
     return torch.from_numpy(np.stack([np.asarray(one) for one in pictures])).permute(0, 3, 1, 2).contiguous()
@@ -211,19 +251,21 @@ def open_subject(
     max_error: float | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> Subject:
-    """The subject of a name: a model as for `visgen.load`, or a folder of images.
+    """The subject of a name: a model as for `visgen.load`, or a folder or a `.npz` of images.
 
     Raises:
         InputError: neither, or options of tokens and decoding for what has none.
     """
-    if is_image_folder(name):
+    images = Path(name).suffix == ".npz" and Path(name).is_file()
+    if images or is_image_folder(name):
+        what = "a .npz" if images else "a folder"
         lengths = {"--num-tokens": num_tokens, "--max-error": max_error}
         asked = {"--strategy": strategy, **lengths, "--decode-…": decoding}
         asked |= {f"sampling option {name}": value for name, value in (sampling or {}).items()}
         for option, value in asked.items():
             if value is not None:
-                raise InputError(f"{option} {shown(value)}: {name!r} is a folder of images; leave it out")
-        return FolderSubject(name)
+                raise InputError(f"{option} {shown(value)}: {name!r} is {what} of images; leave it out")
+        return ArraySubject(name) if images else FolderSubject(name)
     pipe = visgen.load(name, dtype=dtype, device=device, local_files_only=offline)
     if isinstance(pipe, InterleavedPipeline):
         pipe = pipe.drawer()
