@@ -42,11 +42,11 @@ def list_tars(pattern: str | os.PathLike[str]) -> list[Path]:
     try:
         names = [name for part in braceexpand(text) for name in _globbed(part)]
     except UnbalancedBracesError:
-        raise InputError(
-            f"tars {shown(text)} have unbalanced braces; write {{000000..000009}}.tar"
-        ) from None
+        raise InputError(f"tars {shown(text)} have unbalanced braces; write {{000000..000009}}.tar") from None
     if not names:
-        raise InputError(f"tars {shown(text)} do not exist; give a .tar, or several as {{000000..000009}}.tar")
+        raise InputError(
+            f"tars {shown(text)} do not exist; give a .tar, or several as {{000000..000009}}.tar"
+        )
     for name in names:
         if not os.path.isfile(name):
             raise InputError(f"tar {shown(name)} is no regular file; give names of WebDataset shards")
@@ -74,7 +74,9 @@ def list_samples(path: str | os.PathLike[str]) -> list[Sample]:
                     _add(samples, member, path)
     except (tarfile.TarError, OSError, EOFError) as error:
         where = shown(os.fspath(path))
-        raise InputError(f"tar {where} cannot be read ({error}); it must be whole and uncompressed") from error
+        raise InputError(
+            f"tar {where} cannot be read ({error}); it must be whole and uncompressed"
+        ) from error
     return samples
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,16 @@ class ModelSource:
         Raises:
             InputError: no such model, or one that cannot do the task.
         """
-        pipe = load(
-            self.name, task=self.task, dtype=self.dtype, device=device, local_files_only=self.offline
-        )
+        pipe = load(self.name, task=self.task, dtype=self.dtype, device=device, local_files_only=self.offline)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def open_same(self, weights: str) -> Any:
+    def open_same(self, weights: str, of: Callable[[Any], str] = weights_digest) -> Any:
         """The pipeline on the job's device.
+
+        Args:
+            weights: digest that the job was started with.
+            of: how it is made of a pipeline.
 
         Raises:
             InputError: its weights, or torch, are others here than those the job was started with.
@@ -67,7 +70,7 @@ class ModelSource:
                 "install the same on all machines"
             )
         pipe = self.open(self.device)
-        if weights_digest(pipe) != weights:
+        if of(pipe) != weights:
             raise InputError(
                 f"model {shown(self.name)} on {os.uname().nodename} has other weights than the job was "
                 "started with; give all machines the same files"

@@ -14,8 +14,6 @@ from visgen.errors import InputError
 
 ADDRESS = "RAY_ADDRESS"
 MOST_BLOCKS = 10_000  # of the list of tasks; Ray's driver holds a few kB for each
-# Deaths of its actor that one task survives: more speak of the task (memory), not of the machine.
-TASK_RETRIES = 10
 
 
 class Actor:
@@ -46,7 +44,8 @@ class Actor:
 def do_on_ray(make: Callable[[], Worker], tasks: Sequence[Task], engine: Engine) -> Iterator[bytes]:
     """Results in the order of the tasks; see `engines.do_tasks`.
 
-    Ray restarts actors that died, without limit, and repeats the tasks they held, `TASK_RETRIES` times each.
+    Ray Data restarts actors that died and repeats the tasks they held, both without limit (its defaults,
+    `max_restarts` and `max_task_retries` of −1).
 
     Raises:
         InputError: Ray is not installed or its cluster not there, or what a worker raised.
@@ -77,8 +76,6 @@ def _dataset(ray: Any, make: Callable[[], Worker], tasks: Sequence[Task], engine
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=engine.threads,
         num_gpus=engine.gpus or None,
-        max_restarts=-1,
-        max_task_retries=TASK_RETRIES,
     )
 
 
@@ -86,7 +83,10 @@ def _dataset(ray: Any, make: Callable[[], Worker], tasks: Sequence[Task], engine
 def _cluster(engine: Engine) -> Iterator[Any]:
     """Ray, connected: as it was found, to `RAY_ADDRESS`, or to processes of this machine that end with it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unasked
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default to come, without a warning
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ warns of what Ray Data itself does
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # Ray's default to come, without a warning
     try:
         import ray
         import ray.data

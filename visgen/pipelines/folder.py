@@ -130,4 +130,3 @@ def _make(
             chunks = text_chunks([facts], str(pipe.name_or_path or "unnamed"), result.settings)
             write_png(image, place.folder / picture.name, chunks)
     place.append(wanted)
-
