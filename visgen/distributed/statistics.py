@@ -73,8 +73,8 @@ def image_statistics(
         on_progress: called with (images seen, images in all) at the start and after each part.
 
     Raises:
-        InputError: fewer than two images, an unreadable one, a size that does not fit the protocol, or weights
-            that are nowhere, or others on another machine.
+        InputError: fewer than two images, an unreadable one, a size that does not fit the protocol, or
+            weights that are nowhere, or others on another machine.
     """
     engine, named = engine or Engine(), get_protocol(protocol)
     size = _size(named, image_size)

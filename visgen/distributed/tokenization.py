@@ -53,8 +53,8 @@ def tokenize_images(
         on_progress: called with (images there, images in all) at the start and after each shard.
 
     Raises:
-        InputError: no images, an unreadable one, a bad argument, other weights on another machine, or a folder
-            that holds something else.
+        InputError: no images, an unreadable one, a bad argument, other weights on another machine, or a
+            folder that holds something else.
     """
     engine = engine or Engine()
     size, per_shard = positive("batch_size", batch_size), positive("shard_size", shard_size)

@@ -1,10 +1,10 @@
-"""Tokens that `visgen tokenize` wrote as a training source: a generator trains without running its tokenizer."""
+"""Tokens that `visgen tokenize` wrote as a training source: nothing is encoded while a generator trains."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from visgen.data.batch import Batch
 from visgen.data.folder import find_words, take_split
 from visgen.data.listing import read_captions
 from visgen.errors import InputError, shown
+from visgen.pipelines.options import parse_dtype
 from visgen.pipelines.token_folder import read_index
 from visgen.pipelines.token_shards import ShardHeader, read_header, read_shard
 from visgen.pipelines.tokenize import tokenizer_digest
@@ -117,13 +118,13 @@ class TokenShards:
         )
 
     def check_made_by(self, tokenizer: Any) -> None:
-        """Raise `InputError` unless this tokenizer, in the precision that the folder names, made the tokens."""
-        wanted = getattr(torch, self.origin.dtype, None)
+        """Raise `InputError` unless this tokenizer, in the precision that the folder names, made them."""
+        wanted = parse_dtype(self.origin.dtype)
         own = tokenizer if wanted == tokenizer.dtype else copy.deepcopy(tokenizer).to(wanted)
         if tokenizer_digest(own) != self.origin.weights:
             raise InputError(
-                f"the tokens in {shown(str(self.path))} were made by other weights ({self.origin.model}) than "
-                "those of options.tokenizer; tokenize with that one"
+                f"the tokens in {shown(str(self.path))} were made by other weights ({self.origin.model}) "
+                "than those of options.tokenizer; tokenize with that one"
             )
         if self.layout != tokenizer.layout:
             raise InputError(
@@ -135,7 +136,7 @@ class TokenShards:
         tokens = read_shard(self.path / shards[0])[1]
         if tokens.ids is None:
             raise InputError(
-                f"data.path={str(self.path)!r} holds latents; a source of tokens needs ids, so take the images"
+                f"data.path={str(self.path)!r} holds latents; generators learn ids, so take the images"
             )
         self._header = tokens.state_dict()["header"]
         return tokens.layout
@@ -143,10 +144,9 @@ class TokenShards:
     def _check_condition(self, labels: dict[str, int] | None) -> None:
         found = {"caption": self._captions, "class": labels}
         if self.condition is not None and not found[self.condition]:
-            more = (
-                "; give data.captions, the folder that was tokenized" if self.condition == "caption" else ""
-            )
-            raise InputError(f"the tokens in {shown(str(self.path))} have no {self.condition} each{more}")
+            hint = "name the folder that was tokenized as data.captions"
+            hint = hint if self.condition == "caption" else "tokenize a folder with a sub-folder per class"
+            raise InputError(f"the tokens in {shown(str(self.path))} have no {self.condition} each; {hint}")
 
     def _open_shard(self, name: str) -> Any:
         path = self.path / name
