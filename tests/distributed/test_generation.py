@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from tests.distributed.conftest import contents
 from tests.pipelines.conftest import make_generator, make_tokenizer
 from visgen.data.webdataset import list_samples, read_member, write_samples
 from visgen.distributed import generation
@@ -25,21 +26,10 @@ NAMES = [shard_name(n) for n in range(4)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    ClassToImagePipeline(make_tokenizer(), make_generator(num_classes=5)).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "out"
     generate_shards(model, ROWS, folder, **OPTIONS)
     return folder
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".batch.lock"}
 
 
 def written(path):
@@ -164,7 +154,7 @@ def test_other_weights_are_refused(model, whole, tmp_path):
     with torch.no_grad():
         generator.head.bias[0] += 1e-3
     ClassToImagePipeline(make_tokenizer(), generator).save_pretrained(tmp_path / "other")
-    with pytest.raises(InputError, match="other weights"):
+    with pytest.raises(InputError, match="holds another batch: model is"):
         generate_shards(str(tmp_path / "other"), ROWS, whole, **OPTIONS)
     digest = json.loads((whole / "batch.json").read_text())["weights"]
     with pytest.raises(InputError, match="other weights than the job"):
