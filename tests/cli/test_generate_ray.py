@@ -1,4 +1,4 @@
-"""`--engine` of `visgen generate` and `tokenize`, and `visgen statistics`: options, and jobs in one process."""
+"""`--engine` of `visgen generate` and `tokenize`, and `visgen statistics`: options, jobs in one process."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_two_jobs_at_once(model, tmp_path):
 
 def test_a_task_that_was_done_is_not_done_again(model, whole, tmp_path):
     pipe = ModelSource.of(model, "class-to-image").open("cpu")
-    job = generation._Job(str(tmp_path), 3, 2, 3, {"batch_size": 2, "fixed_batch": True})
+    job = generation.GenerationJob(str(tmp_path), 3, 2, 3, {"batch_size": 2, "fixed_batch": True})
     worker = generation.GenerationWorker(pipe, job)
     task = {"shard": 1, "first": 4, "end": 8, "first_row": 1, "rows": [[1, 9], [0, None]]}
     worker(task)

@@ -1,4 +1,4 @@
-"""Jobs on Ray: an actor is killed in the middle, errors come back as they are; slow ones kill the driver too."""
+"""Jobs on Ray: an actor is killed in the middle, errors come back as they are; slow: the driver too."""
 
 import functools
 import os

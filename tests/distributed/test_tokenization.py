@@ -74,8 +74,8 @@ def test_another_source_is_refused(model, tars, from_tars):
 
 
 def test_another_tokenizer_on_another_machine_is_refused(model):
-    from visgen.distributed.tokenization import _Job, _worker_elsewhere
+    from visgen.distributed.tokenization import TokenJob, _worker_elsewhere
 
-    job = _Job("out", 1, 1, {}, {"model": "m", "weights": "w", "dtype": "float32"})
+    job = TokenJob("out", 1, 1, {}, {"model": "m", "weights": "w", "dtype": "float32"})
     with pytest.raises(InputError, match="other weights than the job"):
         _worker_elsewhere(ModelSource.of(model, "reconstruct"), "other", job)

@@ -93,7 +93,7 @@ def generate_shards(
         seed = settle(place, plan.record | more)
         missing = [n for n, images in enumerate(shards) if not place.has(n, images)]
         made = sum(len(shards[n]) for n in missing)
-        job = _Job(str(place.folder.resolve()), plan.num_images, plan.batch_size, seed, plan.options)
+        job = GenerationJob(str(place.folder.resolve()), plan.num_images, plan.batch_size, seed, plan.options)
         make: Callable[[], Worker] = partial(_worker_elsewhere, source, plan.record["weights"], job)
         if engine.name == "local":
             make = partial(GenerationWorker, pipe, job)
@@ -132,7 +132,7 @@ def _task(plan: BatchPlan, number: int, images: range) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class GenerationJob:
     """What all shards have in common."""
 
     folder: str
@@ -142,7 +142,7 @@ class _Job:
     options: Mapping[str, Any]
 
 
-def _worker_elsewhere(source: ModelSource, weights: str, job: _Job) -> GenerationWorker:
+def _worker_elsewhere(source: ModelSource, weights: str, job: GenerationJob) -> GenerationWorker:
     return GenerationWorker(source.open_same(weights), job)
 
 
@@ -154,7 +154,7 @@ class GenerationWorker:
         job: what all shards have in common.
     """
 
-    def __init__(self, pipe: Any, job: _Job) -> None:
+    def __init__(self, pipe: Any, job: GenerationJob) -> None:
         self._pipe, self._job = pipe, job
         self._place = ShardFolder(job.folder)  # not entered: the lock is the driver's
 

@@ -82,7 +82,7 @@ def image_statistics(
     if len(images) < 2:
         raise InputError(f"source {os.fspath(source)!r} holds 1 image; a covariance needs two or more")
     parts = cut(len(images), positive("part_size", part_size))
-    job = _Job(named.name, size, positive("batch_size", batch_size), options or ExtractorOptions())
+    job = StatisticsJob(named.name, size, positive("batch_size", batch_size), options or ExtractorOptions())
     make: Callable[[], Worker] = partial(_make_worker, job)
     report, whole = on_progress or (lambda done, total: None), _Whole()
     report(0, len(images))
@@ -106,7 +106,7 @@ def _size(protocol: EvaluationProtocol, image_size: int | None) -> int:
 
 
 @dataclass(frozen=True)
-class _Job:
+class StatisticsJob:
     """What all parts have in common."""
 
     protocol: str
@@ -133,7 +133,7 @@ class _Whole:
         self.sums = sums if self.sums is None else self.sums + sums
 
 
-def _make_worker(job: _Job) -> StatisticsWorker:
+def _make_worker(job: StatisticsJob) -> StatisticsWorker:
     return StatisticsWorker(job, load_extractor(get_protocol(job.protocol), job.options))
 
 
@@ -145,7 +145,7 @@ class StatisticsWorker:
         extractor: of the job's protocol.
     """
 
-    def __init__(self, job: _Job, extractor: FeatureExtractor) -> None:
+    def __init__(self, job: StatisticsJob, extractor: FeatureExtractor) -> None:
         self._job, self._extractor = job, extractor
 
     def __call__(self, task: Task) -> bytes:

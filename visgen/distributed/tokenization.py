@@ -63,7 +63,7 @@ def tokenize_images(
     knobs = pipe.checked_knobs(num_tokens, max_error)
     images, origin = open_image_set(source), origin_of(pipe, **knobs)
     on_cpu = device is None or device == "cpu"
-    job = _Job(os.path.abspath(folder), size, 1 if on_cpu else size, knobs, asdict(origin))
+    job = TokenJob(os.path.abspath(folder), size, 1 if on_cpu else size, knobs, asdict(origin))
     record = {"source": images.source, "shard_size": per_shard, "batch_size": job.rows}
     shards, report = cut(len(images), per_shard), on_progress or (lambda done, total: None)
     with TokenFolder(folder) as place:
@@ -87,7 +87,7 @@ def _names(images: ImageSet, part: range) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class TokenJob:
     """What all shards have in common; `rows` images are encoded at once, `batch_size` are read."""
 
     folder: str
@@ -97,7 +97,7 @@ class _Job:
     origin: dict[str, Any]
 
 
-def _worker_elsewhere(where: ModelSource, weights: str, job: _Job) -> TokenWorker:
+def _worker_elsewhere(where: ModelSource, weights: str, job: TokenJob) -> TokenWorker:
     pipe = where.open_same(weights, of=lambda pipe: origin_of(pipe).weights)
     return TokenWorker(pipe, job)
 
@@ -110,7 +110,7 @@ class TokenWorker:
         job: what all shards have in common.
     """
 
-    def __init__(self, pipe: Any, job: _Job) -> None:
+    def __init__(self, pipe: Any, job: TokenJob) -> None:
         self._pipe, self._job = pipe, job
         self._place = TokenFolder(job.folder)  # not entered: the lock is the driver's
         self._origin = TokenOrigin(**job.origin)
