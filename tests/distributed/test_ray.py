@@ -1,6 +1,6 @@
-"""Jobs on Ray: an actor is killed in the middle, errors come back as they are; slow: the driver too."""
+"""Tasks on Ray: order, deaths of actors, errors. Slow: whole jobs, and a driver that is killed too."""
 
-import functools
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +11,10 @@ import pytest
 
 from scripts.prove_ray import actors_of
 from tests.distributed.conftest import contents
+from tests.distributed.echo import make_echo, make_nothing
+from visgen.distributed import on_ray
 from visgen.distributed.engines import Engine, do_tasks
-from visgen.distributed.generation import _worker_elsewhere, generate_shards
-from visgen.distributed.models import ModelSource
+from visgen.distributed.generation import generate_shards
 from visgen.distributed.statistics import image_statistics
 from visgen.distributed.tokenization import tokenize_images
 from visgen.errors import InputError
@@ -27,11 +28,12 @@ ON_RAY = Engine("ray", workers=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def address():
-    """Of no cluster that happens to be there."""
+def cluster():
+    """Ray's processes are started once, and not those of a cluster that happens to be there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        yield
+        with on_ray.cluster(ON_RAY):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,23 @@ def whole(model, tmp_path_factory):
     return folder
 
 
+def test_results_come_in_order_and_once_though_actors_die(tmp_path):
+    tasks = [{"number": n} | ({"kill": str(tmp_path / str(n))} if n in (0, 5) else {}) for n in range(8)]
+    results = list(do_tasks(make_echo, tasks, ON_RAY))
+    assert [json.loads(result.removesuffix(b"\0")) for result in results] == tasks
+    assert all(result.endswith(b"\0") for result in results)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "5"], "nobody was killed"
+
+
+@pytest.mark.parametrize(
+    ("make", "told"), [(make_echo, "nothing to do with 3"), (make_nothing, "there is no worker")]
+)
+def test_an_error_is_told_as_it_is(make, told):
+    with pytest.raises(InputError, match=f"^{told}$"):
+        list(do_tasks(make, [{"refuse": "nothing to do with 3"}], Engine("ray")))
+
+
+@pytest.mark.slow
 def test_an_actor_that_is_killed_costs_nothing(model, whole, tmp_path):
     def kill(done, total):
         told.append(done)
@@ -53,13 +72,6 @@ def test_an_actor_that_is_killed_costs_nothing(model, whole, tmp_path):
     assert killed and result.made == 24 and told == list(range(0, 25, 3))
     assert contents(tmp_path / "out") == contents(whole)
     assert generate_shards(model, ROWS, tmp_path / "out", **OPTIONS).made == 0
-
-
-@pytest.mark.slow
-def test_an_error_of_a_worker_is_told_as_it_is(model):
-    source = ModelSource.of("no-such-model", "class-to-image", offline=True)
-    with pytest.raises(InputError, match="no-such-model"):
-        list(do_tasks(functools.partial(_worker_elsewhere, source, "", None), [{"shard": 0}], ON_RAY))
 
 
 @pytest.mark.slow

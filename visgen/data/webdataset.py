@@ -36,7 +36,7 @@ def list_tars(pattern: str | os.PathLike[str]) -> list[Path]:
     Raises:
         InputError: one that is no regular file, or none at all.
     """
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
     text = os.path.expanduser(os.fspath(pattern))
     try:
@@ -69,7 +69,7 @@ def list_samples(path: str | os.PathLike[str]) -> list[Sample]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                tar.members = []  # they would all be kept
+                tar.members = []  # type: ignore[attr-defined]  # they would all be kept
                 if member.isreg() and not member.issparse():
                     _add(samples, member, path)
     except (tarfile.TarError, OSError, EOFError) as error:

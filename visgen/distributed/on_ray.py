@@ -17,28 +17,34 @@ MOST_BLOCKS = 10_000  # of the list of tasks; Ray's driver holds a few kB for ea
 
 
 class Actor:
-    """One worker in an actor. An error in making it is told at its first task, where Ray hands it on as it
-    is; an actor that dies while it is made is only replaced."""
+    """One worker in an actor. What a user can mend (`InputError`) is handed back beside the results, for Ray
+    would add its own words to it. Other errors end the job at the actor's first task."""
 
     def __init__(self, make: Callable[[], Worker], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._worker: Worker | None = None
         self._error: Exception | None = None
         try:
             self._worker = make()
-        except Exception as error:
+        except Exception as error:  # raised here, Ray would take it for a death of the actor
             self._error = error
 
     def __call__(self, batch: Any) -> Any:
-        """A table with a column "task" of JSON → a table with a column "result" of bytes."""
+        """A table with a column "task" of JSON → one with columns "result" and "error", one of them null."""
         import pyarrow
 
-        if self._error is not None or self._worker is None:
-            raise self._error or RuntimeError("no worker")
-        results = [self._worker(json.loads(text)) for text in batch["task"].to_pylist()]
-        return pyarrow.table({"result": pyarrow.array(results, pyarrow.large_binary())})
+        rows = [self._row(json.loads(text)) for text in batch["task"].to_pylist()]
+        kinds = {"result": pyarrow.large_binary(), "error": pyarrow.string()}
+        return pyarrow.table({n: pyarrow.array([row[n] for row in rows], kind) for n, kind in kinds.items()})
+
+    def _row(self, task: Task) -> dict[str, Any]:
+        try:
+            if self._error is not None:
+                raise self._error
+            return {"result": self._worker(task), "error": None}
+        except InputError as error:
+            return {"result": None, "error": str(error)}
 
 
 def do_on_ray(make: Callable[[], Worker], tasks: Sequence[Task], engine: Engine) -> Iterator[bytes]:
@@ -50,21 +56,17 @@ def do_on_ray(make: Callable[[], Worker], tasks: Sequence[Task], engine: Engine)
     Raises:
         InputError: Ray is not installed or its cluster not there, or what a worker raised.
     """
-    with _cluster(engine) as ray:
-        try:
-            for row in _dataset(ray, make, tasks, engine).iter_rows():
-                yield row["result"]
-        except ray.exceptions.RayError as error:
-            if isinstance(error, InputError):  # Ray raises what is both
-                raise InputError(str(error.cause)) from None  # type: ignore[attr-defined]
-            raise
+    with cluster(engine) as ray:
+        for row in _dataset(ray, make, tasks, engine).iter_rows():
+            if row["error"] is not None:
+                raise InputError(row["error"])
+            yield row["result"]
 
 
 def _dataset(ray: Any, make: Callable[[], Worker], tasks: Sequence[Task], engine: Engine) -> Any:
     items = [{"task": json.dumps(task)} for task in tasks]
     workers = min(engine.workers, len(items))
     data = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
-    data.context.raise_original_map_exception = True
     data.context.print_on_execution_start = False
     data.context.enable_progress_bars = False
     data.context.execution_options.preserve_order = True
@@ -80,7 +82,7 @@ def _dataset(ray: Any, make: Callable[[], Worker], tasks: Sequence[Task], engine
 
 
 @contextmanager
-def _cluster(engine: Engine) -> Iterator[Any]:
+def cluster(engine: Engine) -> Iterator[Any]:
     """Ray, connected: as it was found, to `RAY_ADDRESS`, or to processes of this machine that end with it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unasked
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ warns of what Ray Data itself does

@@ -72,13 +72,13 @@ class ShardFolder(BatchFolder):
             raise RuntimeError(f"{len(missing)} shards are missing, {missing[0]} first")
         self.remove_leftovers()
         head = {"schema": SCHEMA, "kind": KIND, "images": sum(map(len, shards))}
-        lines = ",\n  ".join(json.dumps(self._line(n, images)) for n, images in enumerate(shards))
+        lines = ",\n  ".join(json.dumps(self._shard_line(n, images)) for n, images in enumerate(shards))
         text = f'{json.dumps(head, indent=1)[:-2]},\n "shards": [\n  {lines}\n ]\n}}\n'
         path = self.folder / INDEX_NAME
         if not path.is_file() or path.read_bytes() != text.encode():
             self.replace(INDEX_NAME, text.encode())
 
-    def _line(self, number: int, images: range) -> dict[str, Any]:
+    def _shard_line(self, number: int, images: range) -> dict[str, Any]:
         name = shard_name(number)
         size = os.path.getsize(self.folder / name)
         return {"shard": name, "first": images.start, "images": len(images), "bytes": size}

@@ -86,6 +86,9 @@ def _names(images: ImageSet, part: range) -> list[str]:
     return images.names[part.start : part.stop]
 
 
+Known = tuple[str, str | None, int | None]  # name, caption and label of an image
+
+
 @dataclass(frozen=True)
 class TokenJob:
     """What all shards have in common; `rows` images are encoded at once, `batch_size` are read."""
@@ -117,8 +120,9 @@ class TokenWorker:
 
     def __call__(self, task: Task) -> bytes:
         """Make a shard; doing it again writes the same."""
-        job, parts, known = self._job, [], []
+        job, parts = self._job, []
         batch: list[Example] = []
+        known: list[Known] = []
         for example in read_piece(task):
             batch.append(example)
             if len(batch) == job.batch_size:
@@ -130,12 +134,15 @@ class TokenWorker:
         self._place.write(task["shard"], names, ImageTokens.cat(parts), self._origin, **_columns(known))
         return json.dumps({"shard": task["shard"], "images": len(names)}).encode()
 
-    def _encode(self, batch: list[Example], known: list[tuple[str, str | None, int | None]]) -> ImageTokens:
+    def _encode(self, batch: list[Example], known: list[Known]) -> ImageTokens:
         known += [(one.name, one.caption, one.label) for one in batch]
         return encode_pictures([one.image for one in batch], self._pipe, self._job.knobs, self._job.rows)
 
 
-def _columns(known: list[tuple[str, str | None, int | None]]) -> dict[str, Any]:
+def _columns(known: list[Known]) -> dict[str, Any]:
     """Captions and labels, each where all images have one."""
-    columns = {"captions": [caption for _, caption, _ in known], "labels": [label for _, _, label in known]}
+    columns: dict[str, list[Any]] = {
+        "captions": [caption for _, caption, _ in known],
+        "labels": [label for _, _, label in known],
+    }
     return {name: values for name, values in columns.items() if None not in values}

@@ -18,7 +18,6 @@ from visgen.pipelines.class_to_image import ClassToImagePipeline
 from visgen.pipelines.conditioning import as_labels, warn_of_unknown_words
 from visgen.pipelines.flow_decoding import check_length, decoding_request, length_facts
 from visgen.pipelines.options import override, positive
-from visgen.pipelines.output import ImageOutput
 from visgen.pipelines.rows import Row, as_rows
 from visgen.pipelines.strategies import strategy_facts, strategy_request
 from visgen.pipelines.text_to_image import TextToImagePipeline
@@ -134,8 +133,8 @@ def _check_subjects(pipe: ImagePipeline, rows: Sequence[Row], negative_prompt: s
         raise InputError(f"negative_prompt={shown(negative_prompt)} is for prompts; classes have none")
 
 
-def draw(pipe: Any, pictures: Sequence[Picture], options: Mapping[str, Any]) -> ImageOutput:
-    """Compute one micro-batch."""
+def draw(pipe: Any, pictures: Sequence[Picture], options: Mapping[str, Any]) -> Any:
+    """Compute one micro-batch: an `ImageOutput` of Pillow images."""
     seeds, ordinals = [one.seed for one in pictures], [one.ordinal for one in pictures]
     return pipe([one.subject for one in pictures], seed=seeds, ordinals=ordinals, **options)
 
