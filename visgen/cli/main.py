@@ -21,6 +21,7 @@ from visgen.cli.inspect import inspect
 from visgen.cli.models import models
 from visgen.cli.prune import prune
 from visgen.cli.reconstruct import reconstruct
+from visgen.cli.statistics import statistics
 from visgen.cli.tokenize import tokenize
 from visgen.cli.train import train
 
@@ -54,7 +55,7 @@ def options(
     ] = False,
 ) -> None:
     """Autoregressive visual models: generate, edit, reconstruct, train."""
-    settings.debug = debug
+    settings.debug, settings.threads = debug, threads
     if threads is not None:
         _limit_threads(threads)
 
@@ -78,6 +79,7 @@ for verb in (
     ask,
     prune,
     evaluate,
+    statistics,
     models,
     train,
     info,
