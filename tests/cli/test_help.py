@@ -49,6 +49,7 @@ OPTIONS = {
     | {"--steps", "--solver", "--guidance-scale"}
     | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
+    "compare": {"--output", "-o", "--run", "--diff", "--json", "--help", "-h"},
     "models": {"--json", "--help", "-h"},
     "train": {"--fresh", "--help", "-h"},
     "info": {"--help", "-h"},
@@ -64,6 +65,7 @@ ARGUMENTS = {
     "detokenize": "FILE|FOLDER",
     "inspect": "IMAGE",
     "evaluate": "MODEL|FOLDER|RESULT.json…",
+    "compare": "STUDY.yaml [KEY=VALUE …]",
     "train": "RECIPE",
     "info": "IMAGE.png…",
 }

@@ -35,6 +35,7 @@ EXTRAS = {
     "torch_fidelity": "eval",
     "torchmetrics": "eval",
     "torchvision": "eval",
+    "matplotlib": "compare",
     "tqdm": "eval",
     "yaml": "train",
 }

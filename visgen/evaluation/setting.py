@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from visgen.evaluation.extractors import ExtractorOptions, FeatureExtractor, load_extractor
 from visgen.evaluation.metrics import ROW_METRICS
@@ -13,9 +13,23 @@ from visgen.evaluation.pairs import Lpips
 from visgen.evaluation.plan import Plan
 from visgen.evaluation.real import RealSide, RealWants, look_at_reference, read_statistics
 from visgen.evaluation.references import StatisticsReference, open_reference
+from visgen.evaluation.scenes.judge import Verdict
 from visgen.processes import Processes
 
 Loaded = TypeVar("Loaded")
+
+
+class Memory:
+    """What several evaluations look at once: extractors and references, under all that they depend on."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Loaded]) -> Loaded:
+        """What `make` gave for an equal key the first time."""
+        if key not in self._seen:
+            self._seen[key] = make()
+        return self._seen[key]
 
 
 class Setting:
@@ -24,21 +38,28 @@ class Setting:
     Args:
         options: what is asked for.
         processes: whom to share the work with.
+        memory: of earlier settings; None = a new one.
     """
 
-    def __init__(self, options: EvaluationOptions, processes: Processes) -> None:
+    def __init__(
+        self, options: EvaluationOptions, processes: Processes, memory: Memory | None = None
+    ) -> None:
         self.options, self.processes = options, processes
+        self._memory = memory or Memory()
         self.protocol = options.resolve_protocol()
         self.reference = open_reference(options.reference_name)
         own = str(processes.device) if processes.count > 1 else None
         self.device = options.device or own
-        self._seen: dict[tuple, RealSide] = {}
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
         """The protocol's feature extractor; raises `InputError` when its weights are nowhere."""
         options = ExtractorOptions(self.device or "cpu", self.options.inception_weights, self.options.offline)
-        return first_on_main(self.processes, lambda: load_extractor(self.protocol, options))
+
+        def load() -> FeatureExtractor:
+            return first_on_main(self.processes, lambda: load_extractor(self.protocol, options))
+
+        return self._memory.once(("extractor", self.protocol, options), load)
 
     @cached_property
     def lpips(self) -> Lpips:
@@ -52,18 +73,25 @@ class Setting:
         if isinstance(self.reference, StatisticsReference):
             return read_statistics(self.reference, self.protocol, self.extractor.weights_sha256)
         wants = RealWants(plan.wants(*ROW_METRICS), plan.wants("fid") and plan.wants("rfid"))
-        key = (plan.count, size, plan.features, wants)
-        if key not in self._seen:
-            self._seen[key] = look_at_reference(
-                self.reference,
-                plan.count,
-                size,
-                self.extractor if plan.features else None,
-                wants,
-                self.processes,
-                self.options.batch_size,
+        extractor = self.extractor if plan.features else None
+
+        def look() -> RealSide:
+            return look_at_reference(
+                self.reference, plan.count, size, extractor, wants, self.processes, self.options.batch_size
             )
-        return self._seen[key]
+
+        weights = None if extractor is None else extractor.weights_sha256
+        key = (plan.count, size, weights, wants, self.options.batch_size)
+        return self._memory.once(("real", self.protocol, self.reference.name, *key), look)
+
+    def real_verdicts(self, count: int, size: int) -> list[Verdict]:
+        """What the checker says of the reference's own images 0 … `count` − 1."""
+        from visgen.evaluation.scenes.adherence import verdicts
+
+        def judge() -> list[Verdict]:
+            return verdicts(self.reference.images(range(count), size), self.reference.scenes(range(count)))
+
+        return self._memory.once(("verdicts", self.reference.name, count, size), judge)
 
 
 def first_on_main(processes: Processes, load: Callable[[], Loaded]) -> Loaded:

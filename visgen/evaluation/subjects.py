@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from visgen.pipelines.interleaved import InterleavedPipeline
 from visgen.pipelines.model_index import INDEX_NAME
 from visgen.pipelines.official import find_official
 from visgen.pipelines.options import override
+from visgen.pipelines.output import ImageOutput
 from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.pipelines.seed_llama import find_seed_llama
 from visgen.pipelines.strategies import strategy_facts, strategy_request
@@ -46,6 +48,9 @@ class Subject(ABC):
         device, dtype: where and how they are computed; "" for files.
         checkpoint_sha256: digest of the model; None for a folder.
         sampling: resolved sampling options; None where nothing is sampled.
+        last: what the pipeline said of the last images it generated, their tokens and `stats` among it; None
+            for files, and before the first.
+        decoder_steps: evaluations of a decoder that starts from noise, for an image; 0 of other decoders.
     """
 
     name: str
@@ -56,6 +61,8 @@ class Subject(ABC):
     dtype: str = ""
     checkpoint_sha256: str | None = None
     sampling: dict[str, Any] | None = None
+    last: ImageOutput | None = None
+    decoder_steps: int = 0
 
     @abstractmethod
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
@@ -126,6 +133,10 @@ class ModelSubject(Subject):
             pipe.generator.check_num_tokens(num_tokens)
         length = length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
         self._decoding = dict(sampling or {}) | strategy_facts(strategy, None) | length
+        decoder = self._reconstruct._decoder()
+        flow = getattr(decoder, "sampling", None) if decoder.starts_from_noise else None
+        if flow is not None:
+            self.decoder_steps = length.get("decoding", asdict(flow))["num_inference_steps"]
         self._knobs = length | ({} if max_error is None else {"max_error": max_error})
 
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
@@ -144,7 +155,7 @@ class ModelSubject(Subject):
             fixed_batch=True,
             **self._decoding,
         )
-        self.sampling = made.settings["sampling"]
+        self.sampling, self.last = made.settings["sampling"], made
         return stack(made.images)
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, ImageTokens]:
