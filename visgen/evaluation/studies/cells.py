@@ -121,7 +121,8 @@ def _block_cells(
 
 def label_of(kind: str, model: str, parameters: dict[str, Any]) -> str:
     """Words for people: "scenes-ar · sjd:16 · guidance 2"."""
-    return " · ".join([model, *(WORDS[name].format(value) for name, value in parameters.items())])
+    words = [WORDS[name].format(value) for name, value in parameters.items()]
+    return " · ".join([model, *(one.removesuffix("s") if one.startswith("1 ") else one for one in words)])
 
 
 def slug(text: str) -> str:

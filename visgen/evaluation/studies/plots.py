@@ -80,8 +80,8 @@ def _against_costs(table: Table, metric: str, costs: Sequence[str], name: str) -
         _legend(figure, axes[0], records, styles)
         words = "Above" if table.higher_is_better(metric) else "Below"
         caption = (
-            f"{sentence(title(metric))} against what an image costs, with 95 % intervals. {words} and to the left is "
-            "better; the dotted line joins the cells that no other beats in both."
+            f"{sentence(title(metric))} against what an image costs, with 95 % intervals. {words} and to the "
+            "left is better; the dotted line joins the cells that no other beats in both."
         )
         return _saved(figure, name, caption)
 

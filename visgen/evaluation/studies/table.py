@@ -104,12 +104,11 @@ def tables(outcome: Outcome) -> list[Table]:
             groups.append([record])
         else:
             group.append(record)
-    by_kind = {kind: [one for one in groups if one[0]["cell"]["kind"] == kind] for kind in COSTS}
-    return [
-        Table(kind, tuple(group), number)
-        for kind, some in by_kind.items()
-        for number, group in enumerate(some)
-    ]
+    found = []
+    for kind in COSTS:
+        same = [group for group in groups if group[0]["cell"]["kind"] == kind]
+        found += [Table(kind, tuple(group), number) for number, group in enumerate(same)]
+    return found
 
 
 def _comparable(record: Record, beside: Record) -> bool:
