@@ -56,6 +56,7 @@ def compare(
 
 def _study(path: Path, overrides: Sequence[str], output: Path | None, run: bool) -> int:
     """Run a study and tell of it; the number of cells that failed."""
+    from visgen.evaluation.studies.cells import cells_of
     from visgen.evaluation.studies.folder import STUDY_NAME, StudyFolder
     from visgen.evaluation.studies.running import run_study, stored
     from visgen.evaluation.studies.study import read_study, study_text
@@ -63,6 +64,7 @@ def _study(path: Path, overrides: Sequence[str], output: Path | None, run: bool)
 
     check_drawing()
     found, mapping = read_study(path, overrides)
+    cells_of(found)  # refuses before anything is written
     place = found.output if output is None else output
     if not run and not Path(place).is_dir():
         raise InputError(f"--no-run: folder {str(place)!r} is not there; run the study first")

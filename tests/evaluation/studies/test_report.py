@@ -165,7 +165,7 @@ def test_what_cannot_be_compared_stands_in_tables_of_its_own():
 
 @pytest.mark.parametrize(
     ("metric", "value", "text"),
-    [("fid", 1.5, "+1.5"), ("adherence", -0.062, "−6.2 %"), ("psnr", 0.001, "0.00"), ("fid", 0.0, "0")],
+    [("fid", 1.5, "+1.5"), ("adherence", -0.062, "−6.2 points"), ("psnr", 0.001, "0.00"), ("fid", 0.0, "0")],
 )
 def test_differences_have_signs(metric, value, text):
     assert signed(metric, value) == text
@@ -184,4 +184,5 @@ def test_strategies_stand_beside_their_models_first_cell(study_mapping, tmp_path
         outcome = run_study(study, folder, lambda line: None)
         page = write_report(study, outcome, folder, "visgen").read_text(encoding="utf-8")
     assert "What a strategy or an option changes" in page
-    assert f"beside {text}</th>" in page and page.count("speed</th>") == 1
+    assert re.search(f">beside <a [^>]*>{text}</a>", page) and page.count("speed</th>") == 1
+    assert page.count(" ×</td>") == 1

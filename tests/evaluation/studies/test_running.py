@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ from visgen.evaluation.studies.cells import cells_of
 from visgen.evaluation.studies.folder import DONE, FAILED, StudyFolder
 from visgen.evaluation.studies.kept import read_kept
 from visgen.evaluation.studies.keys import Keys
-from visgen.evaluation.studies.running import stored, torch_threads
+from visgen.evaluation.studies.running import each_warning_once, stored, torch_threads
 from visgen.evaluation.studies.study import load_study
 from visgen.evaluation.studies.table import tables, to_csv
+from visgen.evaluation.studies.writing import write_report
 
 # Six images in twelve dimensions.
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")
@@ -50,6 +52,7 @@ def test_a_study_from_end_to_end(finished):
     outcome, lines, place = finished
     assert outcome.ran == [cell.name for cell in outcome.cells] and not outcome.failed
     assert [line.split("]")[0] for line in lines] == ["[1/3", "[2/3", "[3/3"]
+    assert " left" not in lines[0] and lines[2].endswith(" left")
     text, _, tokenizer = outcome.records.values()
     assert json.loads((place / "cells" / f"{text['cell']['name']}.json").read_text()) == text
     assert (text["status"], text["count"], len(text["key"])) == (DONE, 6, 64)
@@ -131,6 +134,16 @@ def test_threads_versions_and_protocol_are_part_of_the_key(study_mapping, monkey
     monkeypatch.undo()
 
 
+def test_a_warning_is_given_once():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with each_warning_once():
+            for text in ("few images", "few images", "no wifi", "few images"):
+                warnings.warn(text, UserWarning, stacklevel=1)
+        warnings.warn("few images", UserWarning, stacklevel=1)
+    assert [str(one.message) for one in told] == ["few images", "no wifi", "few images"]
+
+
 def test_a_new_cell_alone_is_run(study_mapping, rerun, calls):
     blocks = study_mapping["generate"]
     outcome = rerun(generate=[*blocks, {"model": blocks[0]["model"][0], "guidance_scale": 2.0}]).outcome
@@ -204,6 +217,22 @@ def test_what_is_stored_needs_no_model(study_mapping, finished, monkeypatch):
     with StudyFolder(study.output) as folder:
         assert len(stored(study, folder).records) == 3
         assert stored(load_study(study_mapping | {"seed": 1}), folder).records == {}
+
+
+def test_images_made_elsewhere_are_a_cell_without_costs(study_mapping, tmp_path):
+    (tmp_path / "made").mkdir()
+    for i in range(6):
+        Image.new("RGB", (16, 16), (40 * i,) * 3).save(tmp_path / "made" / f"{i}.png")
+    block = {"model": str(tmp_path / "made"), "name": "elsewhere"}
+    outcome, _, place = run_mapping(study_mapping, generate=[block], reconstruct=[])
+    (record,) = outcome.records.values()
+    assert record["status"] == DONE and set(record["cost"].values()) <= {None, 0}
+    assert record["samples"]["subjects"] == []
+    with StudyFolder(place) as folder:
+        page = write_report(load_study(study_mapping), outcome, folder, "visgen").read_text()
+    assert "elsewhere" in page and "s / image" not in page
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "made" / "3.png")
+    assert run_mapping(study_mapping, generate=[block], reconstruct=[]).outcome.ran == ["generate-elsewhere"]
 
 
 def test_folders_of_others_are_left_alone(study_mapping, tmp_path):

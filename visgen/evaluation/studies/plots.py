@@ -161,7 +161,7 @@ def _front(panel: Any, points: Sequence[tuple[Any, Record]], metric: str, higher
         if sign * y < best:
             best = sign * y
             front.append((x, y))
-    panel.plot(*zip(*front, strict=True), color=FAINT, linewidth=1, linestyle=":", zorder=1)
+    panel.plot(*zip(*front, strict=True), color=INK, alpha=0.5, linewidth=1, linestyle=":", zorder=1)
 
 
 def _finish(panel: Any, label: str) -> None:

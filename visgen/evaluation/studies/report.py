@@ -21,6 +21,7 @@ from visgen.evaluation.studies.words import COSTS, MEANINGS, sentence, title
 
 PAGE = Path(__file__).parent / "page"
 NAMED_RIVALS = 3
+POINTS = " points"
 KINDS = {"generate": "Generated images", "reconstruct": "Reconstructions"}
 
 
@@ -104,12 +105,13 @@ def _table(table: Table, folder: StudyFolder) -> dict[str, Any]:
     return {
         "title": KINDS[table.kind],
         "what": _what(table),
+        "biased": _biased(table),
         "glance": [_glance(table, metric) for metric in metrics if _has_intervals(table, metric)],
         "metrics": heads,
         "costs": [COSTS[name][0] for name in table.costs],
         "rows": [_row(record, table, clear) for record in table.records],
         "any_clear": any(clear.values()),
-        "beside": [_beside(one) for one in beside_first(table, folder.folder)],
+        "beside": _beside(list(beside_first(table, folder.folder))),
     }
 
 
@@ -119,6 +121,17 @@ def _what(table: Table) -> str:
     beside = f", beside {first['reference']['name']}" if first["reference"] else ""
     protocol = first["protocol"]
     return f"{first['count']:,} images a cell{beside}, protocol {protocol['name']} v{protocol['version']}."
+
+
+def _biased(table: Table) -> str:
+    """A warning where Fréchet distances are of fewer images than features have dimensions; else empty."""
+    first = table.records[0]
+    count, dims = first["count"], first["protocol"].get("feature_dims", 0)
+    if count > dims or not {"fid", "rfid"} & set(table.metrics):
+        return ""
+    return (
+        f"Of {count} images in {dims} dimensions Fréchet distances are far too large; they only compare rows."
+    )
 
 
 def _has_intervals(table: Table, metric: str) -> bool:
@@ -152,38 +165,36 @@ def _row(record: Record, table: Table, clear: dict[str, Record | None]) -> dict[
     return {"label": record["cell"]["label"], "link": link(record), "scores": scores, "costs": costs}
 
 
-def _beside(one: Beside) -> dict[str, Any]:
-    """Differences to a model's first cell, in words."""
-    rows = []
-    for record, differences in one.others:
-        cells = [_difference(metric, differences.get(metric)) for metric in one.metrics]
-        rows.append(
-            {
-                "label": record["cell"]["label"],
-                "link": link(record),
-                "cells": cells,
-                "speed": _speed(one, record),
-            }
-        )
-    heads = [title(metric) for metric in one.metrics]
-    return {"first": one.first["cell"]["label"], "link": link(one.first), "heads": heads, "rows": rows}
+def _beside(groups: Sequence[Beside]) -> dict[str, Any]:
+    """Differences to each model's first cell, in words; "groups" is empty where no model has two cells."""
+    metrics = list(dict.fromkeys(metric for one in groups for metric in one.metrics))
+    found = []
+    for one in groups:
+        rows = []
+        for record, differences in one.others:
+            cells = [_difference(metric, differences.get(metric)) for metric in metrics]
+            about = {"label": record["cell"]["label"], "link": link(record), "speed": _speed(one, record)}
+            rows.append(about | {"cells": cells})
+        found.append({"first": one.first["cell"]["label"], "link": link(one.first), "rows": rows})
+    return {"heads": [title(metric) for metric in metrics], "groups": found}
 
 
 def _difference(metric: str, found: dict[str, Any] | None) -> dict[str, Any]:
     if found is None or found["interval"] is None:
         return {"text": "–", "interval": "", "verdict": ""}
     text, low, high = (signed(metric, value) for value in (found["value"], *found["interval"]))
+    low = low.removesuffix(POINTS)
     verdict = "" if not found["significant"] else "better" if found["better"] else "worse"
     return {
         "text": text,
-        "interval": f"{low.removesuffix(' %')} – {high.removesuffix(' %')}",
+        "interval": f"{low} – {high.removesuffix(POINTS)}",
         "verdict": verdict,
     }
 
 
 def signed(metric: str, value: float) -> str:
     """A difference for people, with its sign; shares in points of percent."""
-    text = number(metric, abs(value))
+    text = number(metric, abs(value)).replace(" %", POINTS)
     zero = not re.search("[1-9]", text)
     return text if zero else f"{'+' if value > 0 else '−'}{text}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,16 +78,27 @@ def run_study(study: Study, folder: StudyFolder, say: Callable[[str], None]) -> 
     if Processes().count > 1:
         raise InputError("a study runs in one process; start it without accelerate launch")
     memory, outcome = Memory(), Outcome(cells_of(study))
-    keys = Keys(memory, study.samples)
-    with torch_threads(study.threads):
+    keys, times = Keys(memory, study.samples), list[float]()
+    with torch_threads(study.threads), each_warning_once():
         for number, cell in enumerate(outcome.cells, 1):
-            title = f"[{number}/{len(outcome.cells)}] {cell.kind} {cell.label}"
-            record, fresh = _cell(cell, folder, keys, memory, study.samples, partial(say, title))
+            start, title = time.perf_counter(), f"[{number}/{len(outcome.cells)}] {cell.kind} {cell.label}"
+            announce = partial(say, title + _left(times, len(outcome.cells) - number + 1))
+            record, fresh = _cell(cell, folder, keys, memory, study.samples, announce)
             outcome.records[cell.name] = record
-            outcome.ran += [cell.name] if fresh else []
+            if fresh:
+                outcome.ran.append(cell.name)
+                times.append(time.perf_counter() - start)
             if record["status"] == FAILED:
                 say(f"{title}: failed: {record['reason']}")
     return outcome
+
+
+def _left(times: Sequence[float], cells: int) -> str:
+    """Words on the time that so many cells may take, at the pace of those before."""
+    if not times:
+        return ""
+    minutes = cells * sum(times) / len(times) / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
 
 
 def stored(study: Study, folder: StudyFolder) -> Outcome:
@@ -97,6 +109,21 @@ def stored(study: Study, folder: StudyFolder) -> Outcome:
         if record is not None and record["asked"] == plain_options(cell):
             outcome.records[cell.name] = record
     return outcome
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """What one cell warned of, the next ones do not say again."""
+    with warnings.catch_warnings():
+        show, seen = warnings.showwarning, set[str]()
+
+        def show_new(message: Warning | str, *place: Any) -> None:
+            if str(message) not in seen:
+                seen.add(str(message))
+                show(message, *place)
+
+        warnings.showwarning = show_new  # type: ignore[assignment]
+        yield
 
 
 @contextmanager

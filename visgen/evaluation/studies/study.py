@@ -136,6 +136,8 @@ class Study:
             raise InputError(f"output={self.output!r} is no folder; name one, such as output: runs/study")
         if not self.generate and not self.reconstruct:
             raise InputError("the study has no cells; list models under generate or reconstruct")
+        if self.prompts == ():
+            raise InputError("prompts=[] draws nothing; list some, or leave the key out")
         if not self.seeds:
             raise InputError("seed=[] names none; give one, such as seed: 0")
 

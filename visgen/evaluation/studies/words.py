@@ -50,7 +50,7 @@ COSTS = {
 
 def sentence(text: str) -> str:
     """A text as a sentence begins."""
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if text[:2].islower() else text  # not rFID, PSNR
 
 
 def title(metric: str) -> str:
