@@ -54,6 +54,7 @@ OPTIONS = {
     "statistics": {"--protocol", "--image-size", "--batch-size", "--engine", "--workers"}
     | {"--inception-weights", "--device", "--offline", "--output", "-o", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
+    "compare": {"--output", "-o", "--run", "--diff", "--json", "--help", "-h"},
     "models": {"--json", "--help", "-h"},
     "train": {"--fresh", "--help", "-h"},
     "info": {"--help", "-h"},
@@ -70,6 +71,7 @@ ARGUMENTS = {
     "detokenize": "FILE|FOLDER",
     "inspect": "IMAGE",
     "evaluate": "MODEL|FOLDER|RESULT.json…",
+    "compare": "STUDY.yaml [KEY=VALUE …]",
     "train": "RECIPE",
     "info": "IMAGE.png…",
 }

@@ -36,6 +36,7 @@ EXTRAS = {
     "torch_fidelity": "eval",
     "torchmetrics": "eval",
     "torchvision": "eval",
+    "matplotlib": "compare",
     "tqdm": "eval",
     "webdataset": "ray",
     "yaml": "train",

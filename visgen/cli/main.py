@@ -11,6 +11,7 @@ import typer
 from visgen.cli.ask import ask
 from visgen.cli.bench import bench
 from visgen.cli.caption import caption
+from visgen.cli.compare import compare
 from visgen.cli.console import OneLineErrors, guarded, say, settings
 from visgen.cli.detokenize import detokenize
 from visgen.cli.edit import edit
@@ -80,6 +81,7 @@ for verb in (
     prune,
     evaluate,
     statistics,
+    compare,
     models,
     train,
     info,

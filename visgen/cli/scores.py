@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from visgen.evaluation.numbers import number
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 Record = Mapping[str, Any]
-PERCENT = ("precision", "recall", "codebook", "adherence", "within")
-DISTANCES = ("fid", "kid", "rfid", "fd_dinov2", "cmmd")  # from 0.001 to 100, depending on the protocol
-DIGITS = {"psnr": 2, "is": 2, "clip_score": 2, "tokens": 1, "objects": 2}
 
 
 def score_tables(records: Sequence[Record]) -> Iterator[Table]:
@@ -64,13 +63,6 @@ def _cell(name: str, score: Mapping[str, Any] | None) -> str:
     if not interval:
         return text
     return f"{text} [{number(name, interval[0])}, {number(name, interval[1])}]"
-
-
-def number(name: str, value: float) -> str:
-    """A score for people: percent for shares, distances with four significant digits."""
-    if name in PERCENT or name.startswith("accuracy"):
-        return f"{100 * value:.1f} %"
-    return f"{value:.4g}" if name in DISTANCES else f"{value:.{DIGITS.get(name, 4)}f}"
 
 
 def _beside(record: Record) -> Table:
