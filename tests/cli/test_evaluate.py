@@ -154,6 +154,6 @@ def test_prompts_of_a_judge(run: Run, models: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/geneval/00000/samples/0001.png").is_file()
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "7.txt").write_text("blue")
-    words = ["--export", "dpg", "--prompts", "prompts", "-o", "grids"]
+    words = ["--export", "dpg", "--prompts", "prompts", "-o", "grids-1.3b"]
     done(run("evaluate", models / "text", *words))
-    assert (tmp_path / "grids/dpg/7.png").is_file()
+    assert (tmp_path / "grids-1.3b/dpg/7.png").is_file()
