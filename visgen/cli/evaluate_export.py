@@ -64,15 +64,11 @@ def export_images(
         check_new(scores, "the file of scores")
     try:
         with image_bar() as show:
-            done = export(
-                names[0],
-                asked,
-                replace(options, prompts=None),
-                on_progress=show,
-                on_record=lambda record: write_results(scores, [record]),
-            )
+            done = export(names[0], asked, replace(options, prompts=None), on_progress=show)
     except KeyboardInterrupt:
         note(f"the same command goes on where it stopped, in {asked.folder}")
         raise
+    if done.records:
+        write_results(scores, done.records)  # last: where it is, all else is
     say(f"{done.place}: {done.total} images, {done.made} of them new, for {done.judge}")
     return list(done.records)
