@@ -24,6 +24,7 @@ FLOORS = {
     "pipelines": 5,
     "evaluation": 6,
     "training": 7,
+    "distributed": 7,
     "cli": 8,
 }
 GROUND_FILES = ("errors", "processes", "registry", "schema", "shipped")

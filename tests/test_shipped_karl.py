@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 import visgen
 from visgen.data.scenes import Scenes
 from visgen.evaluation.rank import spearman
+from visgen.shipped import assets_folder
 from visgen.training.karl_scores import mean_error
 from visgen.training.reconstruction import to_pixels
 
@@ -55,3 +57,11 @@ def test_a_photograph_passes_through(tokenizer):
 
     out = visgen.ReconstructPipeline(tokenizer)(data.astronaut()).images[0]
     assert np.asarray(out).shape == (64, 64, 3)
+
+
+def test_the_convolutions_are_stored_once(tokenizer):
+    path = assets_folder() / "scenes-karl/tokenizer/diffusion_pytorch_model.safetensors"
+    with safe_open(path, "pt") as file:
+        assert not any(name.startswith("base_tokenizer.cnn.") for name in file.keys())  # noqa: SIM118
+    first = visgen.load("scenes-vq").tokenizer.state_dict()["encoder.conv_in.weight"]
+    assert tokenizer.state_dict()["base_tokenizer.cnn.encoder.conv_in.weight"].equal(first)

@@ -77,6 +77,22 @@ def join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
+def read_word(text: str) -> Any:
+    """What a word of the command line means: a count, a fraction, `none`, `true`, `false`, several of them
+    with commas (`1,` is one), or the word itself."""
+    if "," in text:
+        return [read_word(part) for part in text.removesuffix(",").split(",")]
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as the type `hint`; raises `InputError` naming `where`.
 

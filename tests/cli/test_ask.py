@@ -119,7 +119,8 @@ def test_scores_of_pruners(run: Run, model: Path, tmp_path: Path) -> None:
     result = run(*words, "--prune", "fastv:0.5:layer=1", "-o", "scores.json")
     assert result.exit_code == 0, result.output
     assert "14 questions" in result.stdout
-    assert "decoder FLOPs" in result.stdout
+    assert "decoder FLOPs" in result.stdout and "accuracy − whole" in result.stdout
+    assert not (tmp_path / "scores.json.part").exists()
     whole, uniform, fastv = json.loads((tmp_path / "scores.json").read_text())["results"]
     assert whole["subject"]["name"] == str(model)
     assert uniform["subject"]["name"] == f"{model} + uniform:0.25"

@@ -26,6 +26,7 @@ OPTIONS = {
     }
     | {"--temperature", "--strategy", "--grid", "--progressive", "--prompts", "--batch-size"}
     | {"--num-tokens", "--decode-steps", "--decode-guidance", "--steps", "--solver"}
+    | {"--engine", "--workers", "--shard-size"}
     | COMMON,
     "edit": {"--box", "--mask", "--invert", "--paste", "--prompt", "--label", "--num-images", "-n", "--seed"}
     | {"--guidance-scale", "--strategy"}
@@ -34,7 +35,9 @@ OPTIONS = {
     | FROM_NOISE
     | TOKENIZER
     | COMMON,
-    "tokenize": {"--num-tokens", "--max-error", "--batch-size", "--shard-size"} | TOKENIZER | COMMON,
+    "tokenize": {"--num-tokens", "--max-error", "--batch-size", "--shard-size", "--engine", "--workers"}
+    | TOKENIZER
+    | COMMON,
     "detokenize": FROM_NOISE | TOKENIZER | COMMON,
     "inspect": FROM_NOISE | TOKENIZER | COMMON,
     "caption": {"--question", "--seed", "--temperature", "--top-k", "--top-p", "--max-tokens", "--batch-size"}
@@ -48,7 +51,10 @@ OPTIONS = {
     | {"--num-tokens", "--max-error", "--decode-steps", "--decode-guidance"}
     | {"--steps", "--solver", "--guidance-scale", "--export", "--images-per-prompt", "--feature-model"}
     | {"--inception-weights", "--lpips-weights", "--lpips-linear", "--help", "-h"},
+    "statistics": {"--protocol", "--image-size", "--batch-size", "--engine", "--workers"}
+    | {"--inception-weights", "--device", "--offline", "--output", "-o", "--help", "-h"},
     "bench": {"--help", "-h"},  # its own verbs: tests/cli/test_bench.py
+    "compare": {"--output", "-o", "--run", "--diff", "--json", "--help", "-h"},
     "models": {"--json", "--help", "-h"},
     "train": {"--fresh", "--help", "-h"},
     "info": {"--help", "-h"},
@@ -60,10 +66,12 @@ ARGUMENTS = {
     "caption": "IMAGE…",
     "ask": "IMAGE…",
     "prune": "IMAGE",
-    "tokenize": "IMAGE|FOLDER",
+    "tokenize": "IMAGE|FOLDER|TARS",
+    "statistics": "FOLDER|TARS",
     "detokenize": "FILE|FOLDER",
     "inspect": "IMAGE",
     "evaluate": "MODEL|FOLDER|RESULT.json…",
+    "compare": "STUDY.yaml [KEY=VALUE …]",
     "train": "RECIPE",
     "info": "IMAGE.png…",
 }

@@ -42,3 +42,47 @@ def tiny_answer_pipeline() -> AnswerPipeline:
 def pictures(count: int, size: int = 32) -> list[Image.Image]:
     scenes = [sample_scene("train", i) for i in range(count)]
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in render(scenes, size)]
+
+
+def tiny_next_model() -> VisionLanguageModel:
+    """A LLaVA-NeXT, whose pictures are a thumbnail and crops of 32 pixels."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+    )
+
+    tiny, pinpoints = tiny_answer_model(), [[32, 64], [64, 32], [64, 64]]
+    config = tiny.model.config
+    torch.manual_seed(4)
+    model = LlavaNextForConditionalGeneration(
+        LlavaNextConfig(
+            vision_config=CLIPVisionConfig(**config.vision_config.to_dict()),
+            text_config=LlamaConfig(**{**config.text_config.to_dict(), "max_position_embeddings": 256}),
+            image_token_index=config.image_token_id,
+            image_grid_pinpoints=pinpoints,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="default",
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    model.generation_config = tiny.model.generation_config
+    size = {"height": SIZES["image_size"], "width": SIZES["image_size"]}
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": SIZES["image_size"]}, crop_size=size, image_grid_pinpoints=pinpoints
+    )
+    processor = LlavaNextProcessor(
+        image_processor=images,
+        tokenizer=tiny.tokenizer,
+        patch_size=SIZES["patch_size"],
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tiny.processor.chat_template,
+    )
+    return VisionLanguageModel(model, processor)

@@ -11,7 +11,9 @@ from visgen.pruning.base import VisionTokenPruner, count_kept
 from visgen.pruning.chain import PrunerChain
 from visgen.pruning.cls_attention import ClsAttention
 from visgen.pruning.fastv import FastV
+from visgen.pruning.lazyllm import LazyLLM
 from visgen.pruning.making import parse_pruner
+from visgen.pruning.mustdrop import MustDrop
 from visgen.pruning.random_choice import RandomPruner
 from visgen.pruning.uniform import Uniform, uniform_indices
 from visgen.pruning.views import ImageView, LayerView
@@ -28,6 +30,8 @@ from visgen.pruning.views import ImageView, LayerView
         ("fastv", FastV()),
         ("fastv:0.25:layer=3:positions=compact", FastV(keep=0.25, layer=3, positions="compact")),
         ("cls:keep=9:scope=sample", ClsAttention(keep=9, scope="sample")),
+        ("lazyllm:0.5:depths=0.4,0.8", LazyLLM(keep=0.5, depths=(0.4, 0.8))),
+        ("mustdrop:merge_threshold=none:after=1,", MustDrop(merge_threshold=None, after=(1,))),
         ("random:0.5:seed=7+fastv:0.5", PrunerChain([RandomPruner(keep=0.5, seed=7), FastV(keep=0.5)])),
     ],
 )
@@ -50,6 +54,8 @@ def test_words(words: str, wanted: VisionTokenPruner) -> None:
         ("fastv:0.5+", "unknown pruner ''"),
         ("fastv:layer=0", "layer=0"),
         ("fastv:layer=two", "fastv.layer"),
+        ("mustdrop:after=1", "mustdrop.after"),
+        ("lazyllm:depths=0.4,half", "lazyllm.depths"),
     ],
 )
 def test_words_that_mean_nothing(words: str, message: str) -> None:

@@ -182,7 +182,7 @@ def test_outputs_below_a_file(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_yaml_of_the_library_has_no_aliases() -> None:
-    from visgen.training.recipe import parse_yaml
+    from visgen.data.yaml_files import parse_yaml
 
     assert parse_yaml("a: 1e-3\nb: [&anchor 2]") == {"a": 1e-3, "b": [2]}
     with pytest.raises(yaml.YAMLError, match="alias \\*anchor"):

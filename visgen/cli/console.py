@@ -31,11 +31,14 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # type: ignore[assig
 # Modules that only an extra brings → the extra.
 EXTRAS = {
     "accelerate": "eval",  # training asks for its own before it imports
+    "braceexpand": "ray",
     "scipy": "eval",
     "torch_fidelity": "eval",
     "torchmetrics": "eval",
     "torchvision": "eval",
+    "matplotlib": "compare",
     "tqdm": "eval",
+    "webdataset": "ray",
     "yaml": "train",
 }
 
@@ -45,6 +48,7 @@ class Settings:
     """The options that stand before the verb. One command runs per process, so one object holds them."""
 
     debug: bool = False
+    threads: int | None = None
 
 
 settings = Settings()

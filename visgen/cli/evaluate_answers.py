@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from visgen.errors import InputError, shown
 
 if TYPE_CHECKING:
-    from visgen.evaluation.answering import AnswerOptions
+    from visgen.evaluation.answer_options import AnswerOptions
     from visgen.evaluation.records import Record
 
 PREFIX = "scenes-vqa"
@@ -54,7 +54,7 @@ def answer_options(
     Raises:
         InputError: an unknown protocol, split or pruner.
     """
-    from visgen.evaluation.answering import DEFAULT_COUNT, AnswerOptions, split_of
+    from visgen.evaluation.answer_options import DEFAULT_COUNT, AnswerOptions, split_of
 
     return AnswerOptions(
         protocol=protocol or PREFIX,
@@ -72,7 +72,7 @@ def answer_options(
 def ask_models(
     names: Sequence[str], options: AnswerOptions, earlier: Sequence[Record], output: Path | None
 ) -> list[Record]:
-    """The new records, written as they come."""
+    """The new records, written as they come; answers are kept in `OUTPUT.part` until all are there."""
     from visgen.evaluation.answering import evaluate_answers
     from visgen.evaluation.records import write_results
 
@@ -84,5 +84,6 @@ def ask_models(
             write_results(output, made, replace=len(made) > 1)
 
     if names:
-        evaluate_answers(names, options, beside=earlier, on_record=keep)
+        journal = None if output is None else output.with_name(output.name + ".part")
+        evaluate_answers(names, options, beside=earlier, on_record=keep, journal=journal)
     return made

@@ -66,7 +66,8 @@ Prune = Annotated[
     typer.Option(
         "--prune",
         metavar="METHOD[:KEEP]",
-        help="Of scenes-vqa: a row for a pruner of vision tokens, such as divprune:0.1; repeatable.",
+        help="Of scenes-vqa: a row for a pruner of vision tokens, such as divprune:0.1; divprune:all is "
+        "it at several retentions, all every method; repeatable.",
     ),
 ]
 Export = Annotated[

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from visgen.cli.console import note, say
+from visgen.cli.engine_options import EngineName, ShardSize, Workers, make_engine
 from visgen.cli.options import (
     DEFAULT_MODEL,
     Count,
@@ -30,6 +31,7 @@ from visgen.cli.options import (
     Temperature,
     TopK,
     TopP,
+    check_device,
     given,
     given_flow,
     given_length,
@@ -41,6 +43,9 @@ from visgen.cli.outputs import is_picture, picture_paths
 from visgen.cli.pictures import Steps, save_pictures
 from visgen.cli.progress import image_bar
 from visgen.errors import InputError, shown
+
+if TYPE_CHECKING:
+    from visgen.distributed.engines import Engine
 
 
 def generate(
@@ -79,6 +84,9 @@ def generate(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Images computed at once: 16, or less memory.")
     ] = None,
+    engine: EngineName = None,
+    workers: Workers = None,
+    shard_size: ShardSize = None,
 ) -> None:
     """Draw what prompts say, or classes: visgen generate "a red circle above a blue square"."""
     sampling = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p, "temperature": temperature}
@@ -89,7 +97,13 @@ def generate(
         others = {"a prompt": prompts, "--label": labels, "--grid": grid, "--progressive": progressive}
         folder = _batch_folder(output, [name for name, value in others.items() if value])
         loading = {"dtype": dtype, "device": device, "offline": offline}
-        return _draw_file(prompts_file, folder, model, loading, num_images=count, **options)
+        options |= {"num_images": count}
+        if (place := make_engine(engine, workers, device)) is not None:
+            options |= loading | given(shard_size=shard_size)
+            return _draw_shards(prompts_file, folder, model, place, **options)
+        _check_no_engine(None, None, shard_size)
+        return _draw_file(prompts_file, folder, model, loading, **options)
+    _check_no_engine(engine, workers, shard_size)
     _check_rows(prompts, labels, negative)
     rows: list = prompts or labels or []
     name = " ".join(["class", *map(str, labels)]) if labels else str(rows[0])
@@ -114,6 +128,13 @@ def _check_rows(prompts: list[str] | None, labels: list[int] | None, negative: s
         raise InputError('nothing to draw: give a prompt ("a red circle"), or --label for a class model')
     if labels and negative is not None:
         raise InputError(f"--negative {negative!r} is for prompts; classes have none")
+
+
+def _check_no_engine(engine: str | None, workers: int | None, shard_size: int | None) -> None:
+    if engine is not None or workers is not None:
+        raise InputError("--engine and --workers are for a file of prompts: --prompts FILE -o DIR")
+    if shard_size is not None:
+        raise InputError(f"--shard-size {shard_size} needs --engine local or --engine ray")
 
 
 def _batch_folder(output: Path | None, others: list[str]) -> Path:
@@ -142,3 +163,21 @@ def _draw_file(prompts: Path, folder: Path, model: str, loading: dict[str, Any],
         note(f"the same command goes on where it stopped, in {folder}")
         raise
     say(f"{folder}: {result.total} images, {result.made} of them new, seed {result.seed}")
+
+
+def _draw_shards(prompts: Path, folder: Path, model: str, engine: Engine, **options: Any) -> None:
+    """Draw the rows of a file into WebDataset shards."""
+    from visgen.distributed.generation import generate_shards
+    from visgen.pipelines.rows import read_rows
+
+    rows = read_rows(prompts)
+    if options["device"] is not None and engine.name == "local":
+        check_device(options["device"])
+    try:
+        with image_bar() as show:
+            result = generate_shards(model, rows, folder, engine=engine, on_progress=show, **options)
+    except KeyboardInterrupt:
+        note(f"the same command goes on where it stopped, in {folder}")
+        raise
+    made = f"{result.total} images in {result.shards} shards, {result.made} of them new"
+    say(f"{folder}: {made}, seed {result.seed}")

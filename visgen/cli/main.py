@@ -11,6 +11,7 @@ import typer
 from visgen.cli.ask import ask
 from visgen.cli.bench import bench
 from visgen.cli.caption import caption
+from visgen.cli.compare import compare
 from visgen.cli.console import OneLineErrors, guarded, say, settings
 from visgen.cli.detokenize import detokenize
 from visgen.cli.edit import edit
@@ -21,6 +22,7 @@ from visgen.cli.inspect import inspect
 from visgen.cli.models import models
 from visgen.cli.prune import prune
 from visgen.cli.reconstruct import reconstruct
+from visgen.cli.statistics import statistics
 from visgen.cli.tokenize import tokenize
 from visgen.cli.train import train
 
@@ -54,7 +56,7 @@ def options(
     ] = False,
 ) -> None:
     """Autoregressive visual models: generate, edit, reconstruct, train."""
-    settings.debug = debug
+    settings.debug, settings.threads = debug, threads
     if threads is not None:
         _limit_threads(threads)
 
@@ -78,6 +80,8 @@ for verb in (
     ask,
     prune,
     evaluate,
+    statistics,
+    compare,
     models,
     train,
     info,

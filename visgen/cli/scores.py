@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from visgen.evaluation.numbers import number
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 Record = Mapping[str, Any]
-PERCENT = ("precision", "recall", "codebook", "adherence", "within")
-DISTANCES = ("fid", "kid", "rfid", "fd_dinov2", "cmmd")  # from 0.001 to 100, depending on the protocol
-DIGITS = {"psnr": 2, "is": 2, "clip_score": 2, "tokens": 1, "objects": 2}
 
 
 def score_tables(records: Sequence[Record]) -> Iterator[Table]:
@@ -26,7 +25,7 @@ def score_tables(records: Sequence[Record]) -> Iterator[Table]:
         if "shares" in record["metrics"].get("adherence", {}):
             yield _adherence(record)
     if any(record.get("pruning") for record in records):
-        yield _pruning([record for record in records if record.get("pruning")])
+        yield _pruning([record for record in records if record.get("pruning") or record.get("reading")])
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -66,13 +65,6 @@ def _cell(name: str, score: Mapping[str, Any] | None) -> str:
     return f"{text} [{number(name, interval[0])}, {number(name, interval[1])}]"
 
 
-def number(name: str, value: float) -> str:
-    """A score for people: percent for shares, distances with four significant digits."""
-    if name in PERCENT or name.startswith("accuracy"):
-        return f"{100 * value:.1f} %"
-    return f"{value:.4g}" if name in DISTANCES else f"{value:.{DIGITS.get(name, 4)}f}"
-
-
 def _beside(record: Record) -> Table:
     fid = record["metrics"]["fid"]
     beside = fid["beside"]
@@ -94,18 +86,27 @@ def _tokens(record: Record) -> Table:
 
 
 def _pruning(records: Sequence[Record]) -> Table:
-    """What each pruner kept, and what it cost; milliseconds are those of one question."""
+    """What each way kept, what it cost (of one question), and how it differs from the whole model."""
     from rich.markup import escape
 
-    columns = ("tokens", "kept", "mean of layers", "decoder FLOPs", "selection ms", "prefill ms")
-    out = _table("vision tokens", "", *columns)
+    columns = ("tokens", "kept", "mean of layers", "decoder FLOPs", "cache KiB", "selection ms", "prefill ms")
+    out = _table("vision tokens", "", *columns, "accuracy − whole")
     for record in records:
-        one = record["pruning"]
+        one = record["pruning"] or record["reading"]
         counts = [f"{one[name]:.1f}" for name in ("image_tokens", "kept_tokens", "average_tokens")]
+        costs = [number("accuracy", one["flops_ratio"]), f"{one['cache_bytes'] / 1024:.0f}"]
         times = [f"{one[name]:.2f}" for name in ("selection_ms", "prefill_ms")]
-        name = escape(record["subject"]["name"])
-        out.add_row(name, *counts, number("accuracy", one["flops_ratio"]), *times)
+        out.add_row(escape(record["subject"]["name"]), *counts, *costs, *times, escape(_difference(record)))
     return out
+
+
+def _difference(record: Record) -> str:
+    """In points of percent, with the interval of the pairs."""
+    if not record["paired"]:
+        return "–"
+    score = record["paired"]["differences"]["accuracy"]
+    value, low, high = (100 * number for number in (score["value"], *score["interval"]))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _adherence(record: Record) -> Table:

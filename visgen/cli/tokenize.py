@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visgen.cli.console import note, say
-from visgen.cli.options import DEFAULT_MODEL, Device, Dtype, Offline, given, open_model
+from visgen.cli.engine_options import EngineName, Workers, make_engine
+from visgen.cli.options import DEFAULT_MODEL, Device, Dtype, Offline, check_device, given, open_model
 from visgen.cli.outputs import fresh, shortened
 from visgen.cli.progress import image_bar
 from visgen.cli.token_options import MaxError, Place, TokenCount, Tokenizer, check_folder
 from visgen.errors import InputError, shown
 
 if TYPE_CHECKING:
+    from visgen.distributed.engines import Engine
     from visgen.pipelines.tokenize import TokenizeResult
 
-SUFFIX = ".safetensors"
+SUFFIX, TARS = ".safetensors", ".tar"
 
 
 def tokenize(
     source: Annotated[
         Path,
-        typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of them.", show_default=False),
+        typer.Argument(
+            metavar="IMAGE|FOLDER|TARS",
+            help="An image, a folder of them, or a WebDataset: 'data/{000000..000009}.tar'.",
+            show_default=False,
+        ),
     ],
     tokenizer: Tokenizer = DEFAULT_MODEL,
     num_tokens: TokenCount = None,
@@ -36,12 +42,22 @@ def tokenize(
     shard_size: Annotated[
         int, typer.Option("--shard-size", min=1, help="Images of a file in a folder.")
     ] = 512,
+    engine: EngineName = None,
+    workers: Workers = None,
     dtype: Dtype = None,
     device: Device = None,
     offline: Offline = False,
 ) -> None:
-    """Turn an image into a file of tokens, or a folder into shards; goes on where it stopped."""
+    """Turn an image into a file of tokens, or many into shards; goes on where it stopped."""
     knobs = given(num_tokens=num_tokens, max_error=max_error)
+    place = make_engine(engine, workers, device)
+    tars = source.suffix == TARS and not os.path.isdir(source)
+    if tars or (place is not None and os.path.isdir(source)):
+        options = {"batch_size": batch_size, "shard_size": shard_size, "dtype": dtype, "device": device}
+        folder = _folder(output, source.with_name(source.stem.split("{")[0] or "shards") if tars else source)
+        return _share_out(tokenizer, source, folder, place, offline=offline, **options, **knobs)
+    if place is not None:
+        raise InputError(f"--engine {engine}: {str(source)!r} is one image; give a folder, or tars")
     if os.path.isdir(source):
         folder = _folder(output, source)
         pipe = open_model(tokenizer, "reconstruct", dtype, device, offline)
@@ -93,6 +109,20 @@ def _fill(pipe: Any, source: Path, folder: Path, **options: Any) -> None:
     try:
         with image_bar() as show:
             result = tokenize_folder(pipe, source, folder, on_progress=show, **options)
+    except KeyboardInterrupt:
+        note(f"the same command goes on where it stopped, in {folder}")
+        raise
+    say(summary(result))
+
+
+def _share_out(tokenizer: str, source: Path, folder: Path, engine: Engine | None, **options: Any) -> None:
+    from visgen.distributed.tokenization import tokenize_images
+
+    if options["device"] is not None and (engine is None or engine.name == "local"):
+        check_device(options["device"])
+    try:
+        with image_bar() as show:
+            result = tokenize_images(tokenizer, source, folder, engine=engine, on_progress=show, **options)
     except KeyboardInterrupt:
         note(f"the same command goes on where it stopped, in {folder}")
         raise

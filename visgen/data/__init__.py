@@ -10,6 +10,7 @@ SOURCES = Registry(
     {
         "scenes": "visgen.data.scenes.dataset:Scenes",
         "folder": "visgen.data.folder:ImageFolder",
+        "tokens": "visgen.training.token_source:TokenShards",
     },
 )
 

@@ -32,3 +32,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError, ValueError):  # it was renamed, or could not be made
             temporary.unlink()
+
+
+def flush_names(folder: str | os.PathLike[str]) -> None:
+    """Bring the names in a folder to the disk, so that what was renamed survives a crash of the machine.
+
+    Systems that cannot open a folder (Windows) keep their names themselves.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -6,7 +6,7 @@ import hashlib
 import operator
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ class ImageFolder:
         augment: bool = True,
         seed: int = 0,
     ) -> None:
-        _check(image_size, condition, split, validation_fraction)
+        _check(image_size, condition)
         self.root, self.image_size, self.split = Path(root), image_size, split
         self.augment, self.seed = augment, seed
         files = list_images(self.root)
@@ -73,10 +73,7 @@ class ImageFolder:
             self._captions = read_captions(self.root, files)
         elif self.condition == "class":
             self.classes, self._labels = read_classes(self.root, files)
-        self.files = _take_split(files, split, validation_fraction)
-        if not self.files:
-            hint = f"validation_fraction={validation_fraction}"
-            raise InputError(f"split={split!r} of {str(root)!r} has no image of {len(files)}; change {hint}.")
+        self.files = take_split(files, split, validation_fraction)
 
     @property
     def length(self) -> int:
@@ -116,8 +113,7 @@ class ImageFolder:
 
     def words(self) -> tuple[str, ...]:
         """Every word of the captions of all splits, lower case, sorted; empty without captions."""
-        captions = (caption for texts in (self._captions or {}).values() for caption in texts)
-        return tuple(sorted({word for caption in captions for word in _WORD.findall(caption.lower())}))
+        return find_words(self._captions or {})
 
     def _number(self, index: int) -> int:
         number = operator.index(index)
@@ -148,20 +144,34 @@ def _of_epoch(captions: Sequence[str], epoch: int) -> str:
     return captions[epoch % len(captions)]
 
 
-def _check(image_size: int, condition: str | None, split: str, validation_fraction: float) -> None:
+def find_words(captions: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Every word of some captions, lower case, sorted."""
+    texts = (caption for several in captions.values() for caption in several)
+    return tuple(sorted({word for text in texts for word in _WORD.findall(text.lower())}))
+
+
+def _check(image_size: int, condition: str | None) -> None:
     if image_size < 1:
         raise InputError(f"image_size={image_size} is not a size in pixels; use 1 or more.")
     if condition not in ("auto", "class", "caption", None):
         raise InputError(f"condition={condition!r} is not known; use 'auto', 'class', 'caption' or None.")
+
+
+def take_split(files: list[str], split: str, fraction: float) -> list[str]:
+    """The files of a split. Those with the smallest hashes are set aside, at least one when `fraction` > 0.
+
+    Raises:
+        InputError: another split than "train" and "validation", a fraction outside [0, 1), or no file left.
+    """
     if split not in ("train", "validation"):
         raise InputError(f"split={split!r} is not a split of a folder; use 'train' or 'validation'.")
-    if not 0 <= validation_fraction < 1:
-        raise InputError(f"validation_fraction={validation_fraction} is outside [0, 1); use 0.05, say.")
-
-
-def _take_split(files: list[str], split: str, fraction: float) -> list[str]:
-    """Sets aside the files with the smallest hashes, at least one when `fraction` is positive."""
+    if not 0 <= fraction < 1:
+        raise InputError(f"validation_fraction={fraction} is outside [0, 1); use 0.05, say.")
     count = max(1, round(fraction * len(files))) if fraction > 0 else 0
     by_hash = sorted(files, key=lambda file: hashlib.blake2b(file.encode(), digest_size=8).digest())
     chosen = set(by_hash[:count] if split == "validation" else by_hash[count:])
+    if not chosen:
+        raise InputError(
+            f"split={split!r} has no image of {len(files)}; change validation_fraction={fraction}."
+        )
     return [file for file in files if file in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -40,6 +41,21 @@ def read_image(path: PathLike) -> Image.Image:
     """
     with _opened(path, FORMATS) as image:
         return to_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """The image in the bytes of a file, read as `read_image` reads one; `name` is for messages.
+
+    Raises:
+        InputError: no image in one of `FORMATS`.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except InputError as error:
+        raise InputError(f"image {shown(name)}: {error}") from error
+    except _BROKEN as error:
+        raise InputError(f"image {shown(name)} cannot be read ({error}); take it out of the data.") from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from visgen.decoding import STRATEGIES
 from visgen.errors import InputError, shown
-from visgen.schema import read
+from visgen.schema import read, read_word
 
 if TYPE_CHECKING:
     from visgen.decoding.base import DecodingStrategy
@@ -40,7 +40,7 @@ def make_strategy(
     cls = STRATEGIES.load(name)
     for word in words:
         key, equals, value = word.partition("=")
-        found = {key: _value(value)} if equals else _main_option(cls, name, word)
+        found = {key: read_word(value)} if equals else _main_option(cls, name, word)
         for key in found.keys() & options.keys():
             raise InputError(f"{key} is given twice for strategy {name!r}; give it once")
         options |= found
@@ -61,20 +61,7 @@ def _main_option(cls: Any, name: str, value: str) -> dict[str, Any]:
     """The option that VALUE sets."""
     if cls.main_option is None:
         raise InputError(f"strategy {name}:{value}: {name!r} has no main option; write {name!r}")
-    return {cls.main_option: _value(value)}
-
-
-def _value(text: str) -> int | float | str | bool | None:
-    """A count, a fraction, `none`, `true`, `false`, or the word itself."""
-    words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return {cls.main_option: read_word(value)}
 
 
 def _check_names(cls: Any, name: str, options: Mapping[str, Any]) -> None:

@@ -4,74 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import visgen
-from visgen.data.images import to_pil
-from visgen.data.scenes import SPLITS, SceneQuestions, render
+from visgen.data.scenes import SceneQuestions
 from visgen.data.scenes.question_set import Asked
-from visgen.errors import InputError, shown
+from visgen.evaluation.answer_journal import AnswerJournal
+from visgen.evaluation.answer_options import AnswerOptions
+from visgen.evaluation.answer_run import WHOLE, AnswerRun
 from visgen.evaluation.protocols import get_answer_protocol
 from visgen.evaluation.records import SCHEMA, Record, check_comparable, versions
-from visgen.evaluation.references import DEFAULT_REFERENCE, SCENES
-from visgen.evaluation.run import Clock
-from visgen.evaluation.scenes.answers import answer_scores
-from visgen.pipelines.answer import AnswerOutput, AnswerPipeline
+from visgen.evaluation.references import SCENES
+from visgen.evaluation.scenes.answers import answer_scores, paired_scores, right_answers
 from visgen.pipelines.fingerprint import weights_digest
-from visgen.pruning.making import parse_pruner
-
-DEFAULT_COUNT = 2100  # 300 of each of the seven kinds
-LONGEST = 16  # tokens of an answer; models that were not trained here write sentences
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """What is asked for.
-
-    Attributes:
-        protocol: a name of `ANSWER_PROTOCOLS`.
-        split: of the scenes.
-        count: number of questions.
-        prune: methods, each a row of its own beside the whole model.
-        seed: of the bootstrap.
-        batch_size: questions answered at once.
-        device, dtype, offline: as for `visgen.load`.
-    """
-
-    protocol: str = "scenes-vqa"
-    split: str = "validation"
-    count: int = DEFAULT_COUNT
-    prune: tuple[str, ...] = ()
-    seed: int = 0
-    batch_size: int = 32
-    device: str | None = None
-    dtype: str | None = None
-    offline: bool = False
-
-    def __post_init__(self) -> None:
-        get_answer_protocol(self.protocol)
-        if self.count < 1 or self.batch_size < 1:
-            raise InputError(f"count={self.count} and batch_size={self.batch_size} must be 1 or more")
-        for method in self.prune:
-            parse_pruner(method)
-
-
-def split_of(reference: str | None) -> str:
-    """The split of a reference "scenes:SPLIT"; None = the default one.
-
-    Raises:
-        InputError: another kind of reference.
-    """
-    name = reference or DEFAULT_REFERENCE
-    if name.removeprefix(SCENES) not in SPLITS:
-        raise InputError(
-            f"--reference {shown(name)}: questions are about scenes; use {SCENES}SPLIT with one of "
-            f"{', '.join(SPLITS)}"
-        )
-    return name.removeprefix(SCENES)
 
 
 def evaluate_answers(
@@ -80,14 +29,20 @@ def evaluate_answers(
     *,
     beside: Sequence[Record] = (),
     on_record: Callable[[Record], None] | None = None,
+    journal: Path | None = None,
 ) -> list[Record]:
     """Ask models held-out questions, whole and with each pruner.
+
+    Batch by batch each picture is looked at once, and then asked about in all ways, so that times stand
+    side by side. The answers are those of `AnswerPipeline` (see `SharedBatch`).
 
     Args:
         names: what `visgen.load` takes.
         options: what is asked for; None = all defaults.
         beside: earlier records that the new ones must be comparable with.
         on_record: called with each record as soon as it is there.
+        journal: a file that keeps answers while this runs, from which an interrupted run goes on; it is
+            removed in the end.
 
     Returns:
         One JSON-ready record per model and pruner, the whole model first.
@@ -98,22 +53,33 @@ def evaluate_answers(
     options = options or AnswerOptions()
     source = SceneQuestions(options.split, options.count, get_answer_protocol(options.protocol).small)
     asked = [source[i] for i in range(options.count)]
+    notes = AnswerJournal(journal, _journal_head(options))
     records: list[Record] = []
     for name in names:
         pipe = visgen.load(
             name, "answer", dtype=options.dtype, device=options.device, local_files_only=options.offline
         )
-        checkpoint = weights_digest(pipe)
-        for method in (None, *options.prune):
-            head = _head(name if method is None else f"{name} + {method}", checkpoint, asked, options)
-            check_comparable(head, next(iter([*beside, *records]), head))
-            records.append(head | _ask(pipe, asked, method, options))
+        weights = weights_digest(pipe)
+        head = _head(name, weights, asked, options)
+        check_comparable(head, next(iter([*beside, *records]), head))
+        run = AnswerRun(pipe, weights, asked, options, notes)
+        run.ask()
+        for method in run.methods:
+            records.append(_record(run, method, head))
             if on_record is not None:
                 on_record(records[-1])
+    notes.close()
     return records
 
 
-def _head(name: str, checkpoint: str, asked: Sequence[Asked], options: AnswerOptions) -> Record:
+def _journal_head(options: AnswerOptions) -> dict[str, Any]:
+    """What decides the answers of a batch, methods and weights apart."""
+    config = asdict(options)
+    names = ("protocol", "split", "count", "batch_size", "device", "dtype")
+    return {"schema": SCHEMA, **{name: config[name] for name in names}, "versions": _versions()}
+
+
+def _head(name: str, weights: str, asked: Sequence[Asked], options: AnswerOptions) -> Record:
     """What decides whether a record may stand beside another one."""
     protocol = get_answer_protocol(options.protocol)
     texts = "\n".join(f"{one.question.text} {one.question.answer} {one.scene}" for one in asked)
@@ -124,7 +90,7 @@ def _head(name: str, checkpoint: str, asked: Sequence[Asked], options: AnswerOpt
             "name": name,
             "kind": "answer",
             "image_size": protocol.image_size,
-            "checkpoint_sha256": checkpoint,
+            "checkpoint_sha256": weights,
         },
         "protocol": asdict(protocol),
         "extractor_sha256": None,
@@ -133,65 +99,42 @@ def _head(name: str, checkpoint: str, asked: Sequence[Asked], options: AnswerOpt
     }
 
 
-def _ask(
-    pipe: AnswerPipeline, asked: Sequence[Asked], method: str | None, options: AnswerOptions
-) -> dict[str, Any]:
-    """Answers to all questions, and how they are scored."""
-    clock, questions = Clock(), [one.question for one in asked]
-    size = get_answer_protocol(options.protocol).image_size
-    images = to_pil(render([one.scene for one in asked], size).float() / 127.5 - 1)
-    with clock("answer"):
-        output = pipe(
-            images,
-            [one.text for one in questions],
-            prune=method,
-            max_new_tokens=LONGEST,
-            batch_size=options.batch_size,
-        )
+def _record(run: AnswerRun, method: str, head: Record) -> Record:
+    """Scores and costs of one method; a pruner's beside those of the whole model."""
+    name = head["subject"]["name"]
+    questions, seed = [one.question for one in run.asked], run.options.seed
+    answers, costs = run.answers(method), run.costs(method)
+    scores = {**head, "metrics": answer_scores(answers, questions, seed), **_facts(run, method)}
+    if method == WHOLE:
+        return {**scores, "pruning": None, "paired": None, "reading": costs}
+    right, whole = (right_answers(one, questions) for one in (answers, run.answers(WHOLE)))
     return {
-        "metrics": answer_scores(output.answers, questions, options.seed),
-        "pruning": _pruning(method, output),
-        **_facts(pipe, options, clock),
+        **scores,
+        "subject": {**head["subject"], "name": f"{name} + {method}"},
+        "pruning": {"method": method, "name": method.split(":")[0], **costs},
+        "paired": {"beside": name, "differences": paired_scores(right, whole, questions, seed)},
+        "reading": None,
     }
 
 
-def _facts(pipe: AnswerPipeline, options: AnswerOptions, clock: Clock) -> dict[str, Any]:
+def _facts(run: AnswerRun, method: str) -> dict[str, Any]:
     """How the record came about."""
+    options = run.options
     return {
         "config": asdict(options) | {"prune": list(options.prune)},
-        "seeds": {"seed": options.seed, "rule": "question i is always the same; the seed is the bootstrap's"},
-        "versions": versions({"torch": "torch", "transformers": "transformers", "numpy": "numpy"}),
-        "device": str(pipe._execution_device),
-        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "seeds": {
+            "seed": options.seed,
+            "rule": "question i is always the same; the seed is the bootstrap's; a pruner that draws takes "
+            "its own seed plus the number of the batch",
+        },
+        "versions": _versions(),
+        "device": str(run.pipe._execution_device),
+        "dtype": str(run.pipe.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "processes": 1,
-        "seconds": clock.seconds(),
+        "seconds": {"answer": run.seconds(method)},
     }
 
 
-def _pruning(method: str | None, output: AnswerOutput) -> dict[str, Any] | None:
-    """Means over the questions of what was kept and what it cost; None for the whole model."""
-    if method is None:
-        return None
-    reports, samples = output.reports, [len(report.kept) for report in output.reports]
-
-    def mean(values: Sequence[float], weights: Sequence[int] = samples) -> float:
-        return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
-
-    return {
-        "method": method,
-        "name": method.split(":")[0],
-        "image_tokens": mean([sum(map(sum, report.image_tokens)) / len(report.kept) for report in reports]),
-        "entered_tokens": mean([_lengths(report.entered) for report in reports]),
-        "kept_tokens": mean([_lengths(report.kept) for report in reports]),
-        "average_tokens": mean([sum(report.average_tokens) / len(report.kept) for report in reports]),
-        "flops_ratio": mean([report.flops_ratio for report in reports]),
-        "paper_flops_ratio": mean([report.paper_flops_ratio for report in reports]),
-        "selection_ms": sum(report.selection_ms for report in reports) / sum(samples),
-        "prefill_ms": sum(report.prefill_ms for report in reports) / sum(samples),
-    }
-
-
-def _lengths(kept: Sequence[Sequence[torch.Tensor]]) -> float:
-    """Tokens of a sample, over all of its images, as a mean over the samples."""
-    return sum(len(image) for row in kept for image in row) / len(kept)
+def _versions() -> dict[str, str | None]:
+    return versions({"torch": "torch", "transformers": "transformers", "numpy": "numpy"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +112,10 @@ def score(
     pairs: Pass | None,
     image_size: int,
 ) -> Entries:
-    """All entries of a result, in the order in which they were asked for."""
+    """All entries of a result, in the order in which they were asked for.
+
+    What adherence says of each image becomes a row of `made`, "adherence" (N,) bool.
+    """
     entries: Entries = {}
     seed = setting.options.seed
     if made is not None:
@@ -124,9 +128,20 @@ def score(
             entries["tokens"] = tokens_entry(pairs, _objects(plan, setting), seed)
     beside_fid(entries, real)
     if made is not None and plan.wants("adherence"):
-        images = {"generated": made.rows["images"]}
-        images["real"] = setting.reference.images(range(plan.count), image_size)
-        if pairs is not None:
-            images["reconstruction"] = pairs.rows["images"]
-        entries["adherence"] = adherence_entry(images, setting.reference.scenes(range(plan.count)))
+        entries["adherence"] = _adherence(plan, setting, made, pairs, image_size)
     return {name: entries[name] for name in plan.metrics}
+
+
+def _adherence(
+    plan: Plan, setting: Setting, made: Pass, pairs: Pass | None, image_size: int
+) -> dict[str, Any]:
+    """Adherence of the generated images, beside that of real ones and of reconstructions."""
+    from visgen.evaluation.scenes.adherence import verdicts
+
+    scenes = setting.reference.scenes(range(plan.count))
+    found = {"generated": verdicts(made.rows["images"], scenes)}
+    found["real"] = setting.real_verdicts(plan.count, image_size)
+    if pairs is not None:
+        found["reconstruction"] = verdicts(pairs.rows["images"], scenes)
+    made.rows["adherence"] = torch.tensor([one.correct for one in found["generated"]])
+    return adherence_entry(found, scenes)

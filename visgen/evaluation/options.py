@@ -25,7 +25,7 @@ class EvaluationOptions:
         seed: image i is drawn from (seed, i).
         batch_size: images at once; always that many, the last ones padded.
         steps, solver: flow steps and solver of models that make latents; None = the model's own.
-        guidance_scale: of generated images; None = the model's own.
+        guidance_scale, temperature, top_k, top_p: of generated images; None = the model's own.
         strategy: how next-token models decode, a name or "NAME:VALUE"; None = one token after another.
         num_tokens: of each image, generated and reconstructed, for models of 1-D tokens; None = all.
         max_error: mean absolute error of [0, 1] pixels that reconstructions may have, for tokenizers that
@@ -48,6 +48,9 @@ class EvaluationOptions:
     steps: int | None = None
     solver: str | None = None
     guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     strategy: str | None = None
     num_tokens: int | None = None
     max_error: float | None = None
@@ -66,7 +69,7 @@ class EvaluationOptions:
     def sampling(self) -> dict[str, Any]:
         """Sampling options of a pipeline's call that were asked for."""
         asked: dict[str, Any] = {"num_inference_steps": self.steps, "solver": self.solver}
-        asked |= {"guidance_scale": self.guidance_scale}
+        asked |= {name: getattr(self, name) for name in ("guidance_scale", "temperature", "top_k", "top_p")}
         return {name: value for name, value in asked.items() if value is not None}
 
     @property

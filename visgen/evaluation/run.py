@@ -20,9 +20,10 @@ from visgen.evaluation.plan import Plan, make_plan
 from visgen.evaluation.protocols import SampledProtocol
 from visgen.evaluation.real import RealSide
 from visgen.evaluation.records import SCHEMA, Record, check_comparable, versions
-from visgen.evaluation.setting import Setting
+from visgen.evaluation.setting import Memory, Setting
 from visgen.evaluation.statistics_file import save_statistics
 from visgen.evaluation.subjects import Subject, open_subject
+from visgen.evaluation.watching import Watcher
 from visgen.processes import Processes
 
 
@@ -34,6 +35,8 @@ def evaluate(
     on_record: Callable[[Record], None] | None = None,
     statistics_path: str | None = None,
     processes: Processes | None = None,
+    memory: Memory | None = None,
+    watcher: Watcher | None = None,
 ) -> list[Record]:
     """Judge models and folders of images under one protocol.
 
@@ -46,6 +49,8 @@ def evaluate(
         on_record: called with each record as soon as it is there, on the first process.
         statistics_path: where to write the reference's mean and covariance, a `.npz`.
         processes: this process among the others; None = as it was launched.
+        memory: what earlier calls saw of references and loaded for them; this call adds to it.
+        watcher: looks on and adds to the records.
 
     Returns:
         One JSON-ready record per name; none on other processes than the first.
@@ -55,12 +60,14 @@ def evaluate(
             it are generated.
     """
     options = options or EvaluationOptions()
-    setting = Setting(options, processes or Processes())
+    setting = Setting(options, processes or Processes(), memory)
+    watcher = watcher or Watcher()
     first, records = next(iter(beside), None), []
     for name in names:
         clock = Clock()
         with clock("load"):
             subject = name if isinstance(name, Subject) else open_named(name, options, setting.device)
+            subject = watcher.subject(subject)
             plan = make_plan(options, setting.protocol, setting.reference, subject)
             if isinstance(setting.protocol, SampledProtocol):
                 subject.choose_labels(plan.count, options.seed)
@@ -73,7 +80,7 @@ def evaluate(
         first = first or head
         if setting.processes.is_main and plan.wants("fid", "rfid"):
             _warn_if_few(plan, setting)
-        body = _judge(subject, plan, setting, real, clock)
+        body = _judge(subject, plan, setting, real, clock, watcher)
         if setting.processes.is_main:
             records.append(head | body)
             if on_record is not None:
@@ -102,7 +109,7 @@ def open_named(name: str, options: EvaluationOptions, device: str | None = None)
 
 
 def _judge(
-    subject: Subject, plan: Plan, setting: Setting, real: RealSide | None, clock: Clock
+    subject: Subject, plan: Plan, setting: Setting, real: RealSide | None, clock: Clock, watcher: Watcher
 ) -> dict[str, Any]:
     """Do the passes, all processes together, and score what they kept, on the first one."""
     with clock("generate"):
@@ -113,7 +120,8 @@ def _judge(
         return {}
     with clock("score"):
         entries = score(plan, setting, real, made, pairs, subject.image_size)
-    return {"metrics": entries, **_images(made, pairs), **_facts(subject, plan, setting, clock)}
+    facts = _images(made, pairs) | _facts(subject, plan, setting, clock)
+    return {"metrics": entries, **facts, **watcher.judged(plan, setting, real, made, pairs)}
 
 
 def _head(subject: Subject, plan: Plan, setting: Setting, real: RealSide | None) -> dict[str, Any]:

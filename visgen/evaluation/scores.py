@@ -18,6 +18,7 @@ from visgen.evaluation.plan import Plan
 from visgen.evaluation.protocols import EvaluationProtocol
 from visgen.evaluation.rank import spearman
 from visgen.evaluation.real import RealSide
+from visgen.evaluation.scenes.judge import Verdict
 from visgen.evaluation.statistics import FeatureStatistics, FeatureSums, frechet_distance
 from visgen.nn.quantizers.codebook import perplexity
 
@@ -149,16 +150,17 @@ def beside_fid(entries: Entries, real: RealSide | None) -> None:
     }
 
 
-def adherence_entry(images: Mapping[str, Tensor], scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Prompt adherence of images["generated"], with that of the other images beside it as ceilings.
+def adherence_entry(verdicts: Mapping[str, Sequence[Verdict]], scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Prompt adherence of what is "generated", with that of the other images beside it as ceilings.
 
     Args:
-        images: "generated", "real" and perhaps "reconstruction": uint8 (N, 3, 64, 64).
+        verdicts: on N images that are "generated", "real" and perhaps a "reconstruction".
         scenes: what was asked.
     """
-    from visgen.evaluation.scenes.adherence import evaluate_adherence
+    from visgen.evaluation.scenes.adherence import summarize
 
-    found = {name: evaluate_adherence(pictures, scenes).to_dict() for name, pictures in images.items()}
+    kinds = [scene.kind for scene in scenes]
+    found = {name: summarize(seen, kinds).to_dict() for name, seen in verdicts.items()}
     shares = found.pop("generated")
     overall = shares["overall"]
     low, high = overall["interval"]

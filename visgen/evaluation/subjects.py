@@ -29,6 +29,7 @@ from visgen.pipelines.interleaved import InterleavedPipeline
 from visgen.pipelines.model_index import INDEX_NAME
 from visgen.pipelines.official import find_official
 from visgen.pipelines.options import override
+from visgen.pipelines.output import ImageOutput
 from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.pipelines.seed_llama import find_seed_llama
 from visgen.pipelines.strategies import strategy_facts, strategy_request
@@ -52,6 +53,9 @@ class Subject(ABC):
         sampling: resolved sampling options; None where nothing is sampled.
         num_classes: of models of classes; else 0.
         labels: class of image i, for models of classes; None = i mod their number.
+        last: what the pipeline said of the last images it generated, their tokens and `stats` among it; None
+            for files, and before the first.
+        decoder_steps: evaluations of a decoder that starts from noise, for an image; 0 of other decoders.
     """
 
     name: str
@@ -64,6 +68,8 @@ class Subject(ABC):
     sampling: dict[str, Any] | None = None
     num_classes: int = 0
     labels: list[int] | None = None
+    last: ImageOutput | None = None
+    decoder_steps: int = 0
 
     @abstractmethod
     def generate(self, indices: Sequence[int], captions: Captions, seed: int) -> Tensor:
@@ -140,6 +146,10 @@ class ModelSubject(Subject):
             pipe.generator.check_num_tokens(num_tokens)
         length = length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
         self._decoding = dict(sampling or {}) | strategy_facts(strategy, None) | length
+        decoder = self._reconstruct._decoder()
+        flow = getattr(decoder, "sampling", None) if decoder.starts_from_noise else None
+        if flow is not None:
+            self.decoder_steps = length.get("decoding", asdict(flow))["num_inference_steps"]
         self._knobs = length | ({} if max_error is None else {"max_error": max_error})
 
     def draw_into(self, folder: Path, rows: Sequence[str | int], **options: Any) -> FolderResult:
@@ -162,7 +172,7 @@ class ModelSubject(Subject):
             fixed_batch=True,
             **self._decoding,
         )
-        self.sampling = made.settings["sampling"]
+        self.sampling, self.last = made.settings["sampling"], made
         return stack(made.images)
 
     def _classes(self, indices: Sequence[int]) -> list[int]:

@@ -77,7 +77,8 @@ class AnswerPipeline(ImagePipeline):
             num_tokens: read each image with so many tokens, a square, by pooling; for a LLaVA that was
                 trained with several counts. None = all.
             max_new_tokens: longest answer.
-            batch_size: questions answered at once.
+            batch_size: questions answered at once; a pruner that merges in the vision tower is asked one at a
+                time, as it would cut pictures of a batch alike.
 
         Raises:
             InputError: other numbers of images and questions, an empty question or one with words that a
@@ -90,14 +91,14 @@ class AnswerPipeline(ImagePipeline):
         pictures, texts = pairs(images, questions)
         self._check_words(texts)
         wake(self.vision_language_model)
+        size = 1 if pruner is not None and pruner.merges else size
         answers: list[str] = []
         reports: list[PruneReport] = []
         try:
             for _, index in self._progress(len(texts), size):
                 asked = [pictures[i] for i in index], [texts[i] for i in index]
                 with self._pruned(pruner, reports), self._read(*asked, num_tokens) as inputs:
-                    self._check_length(inputs, longest)
-                    answers += self.vision_language_model.answers(self._generate_ids(inputs, longest))
+                    answers += self.write(inputs, longest)
         finally:
             self.maybe_free_model_hooks()
         told = None if pruner is None else shown(pruner)
@@ -114,6 +115,22 @@ class AnswerPipeline(ImagePipeline):
         picture = pairs(image, question)[0][0]
         inputs = self.vision_language_model.inputs([picture], [question])
         return inputs, _as_seen(inputs.get("pixel_values"), self.vision_language_model.processor) or picture
+
+    @torch.no_grad()
+    def write(self, inputs: Any, max_new_tokens: int) -> list[str]:
+        """Answers to a batch of inputs, the likeliest word at a time.
+
+        Args:
+            inputs: what `VisionLanguageModel.inputs` makes.
+            max_new_tokens: longest answer.
+
+        Raises:
+            InputError: prompts that are too long for the model.
+        """
+        self._check_length(inputs, max_new_tokens)
+        model = self.vision_language_model
+        ids = model.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        return model.answers(ids[:, inputs["input_ids"].shape[1] :].cpu())
 
     def _progress(self, count: int, size: int) -> Any:
         batches = list(micro_batches(count, size))
@@ -134,12 +151,6 @@ class AnswerPipeline(ImagePipeline):
         made = self.vision_language_model.inputs(pictures, texts)
         with fewer_tokens(self.vision_language_model.model, made, num_tokens) as inputs:
             yield inputs
-
-    def _generate_ids(self, inputs: Any, longest: int) -> Tensor:
-        """Ids (B, T) of the answers alone."""
-        model = self.vision_language_model.model
-        made = model.generate(**inputs, max_new_tokens=longest, do_sample=False, num_beams=1)
-        return made[:, inputs["input_ids"].shape[1] :].cpu()
 
     def _check_length(self, inputs: Any, longest: int) -> None:
         config = self.vision_language_model.model.config.get_text_config()

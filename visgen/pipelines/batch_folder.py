@@ -49,17 +49,20 @@ class Picture:
 
 
 class BatchFolder(LockedFolder):
-    """The folder that one run of a batch fills; see `LockedFolder` for what entering does."""
+    """The folder that one run of a batch fills; see `LockedFolder` for what entering does.
+
+    Attributes:
+        own_files: pattern of the names that a batch gives its files.
+    """
 
     lock_name = LOCK_NAME
+    own_files = rf"{PICTURE}|{re.escape(INDEX_NAME)}"
 
     def _refuse_foreign(self) -> None:
         """Before anything is written: pictures of our names that no record explains belong to someone."""
         if not self.folder.is_dir() or (self.folder / RECORD_NAME).exists():
             return
-        names = [
-            name for name in os.listdir(self.folder) if re.fullmatch(PICTURE, name) or name == INDEX_NAME
-        ]
+        names = [name for name in os.listdir(self.folder) if re.fullmatch(self.own_files, name)]
         if names:
             raise InputError(
                 f"folder {shown(str(self.folder))} holds {min(names)} but no {RECORD_NAME}, "

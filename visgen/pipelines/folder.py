@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from visgen.data.images import write_png
-from visgen.errors import InputError, shown
 from visgen.pipelines.base import ImagePipeline
 from visgen.pipelines.batch_folder import BatchFolder, Picture
-from visgen.pipelines.batch_record import describe, settle
-from visgen.pipelines.class_to_image import ClassToImagePipeline
-from visgen.pipelines.conditioning import as_labels, warn_of_unknown_words
-from visgen.pipelines.flow_decoding import check_length, decoding_request, length_facts
+from visgen.pipelines.batch_plan import BatchPlan, draw, plan_batch, without_repeated_warnings
+from visgen.pipelines.batch_record import settle
 from visgen.pipelines.metadata import image_facts, text_chunks
-from visgen.pipelines.options import override, positive
-from visgen.pipelines.rows import Row, as_rows
-from visgen.pipelines.strategies import strategy_facts, strategy_request
-from visgen.pipelines.text_to_image import TextToImagePipeline
+from visgen.pipelines.rows import Row
 
 
 @dataclass(frozen=True)
@@ -85,67 +75,31 @@ def generate_folder(
         InputError: a bad argument, a folder in use by another run, or one that holds something else: another
             batch (naming what differs), or pictures of no batch.
     """
-    rows = as_rows(rows)
-    count, size = positive("num_images", num_images), positive("batch_size", batch_size)
-    _check_subjects(pipe, rows, negative_prompt)
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise InputError(f"seed={shown(seed)} must be an integer, or None for a fresh one")
-    fixed = torch.device(pipe._execution_device).type != "cpu" or pipe.dtype != torch.float32
-    check_length(pipe.generator, pipe.tokenizer, num_tokens)
-    told = strategy_facts(strategy, strategy_options)
-    told |= length_facts(num_tokens, decoding_request(pipe.tokenizer, decoding))
-    record = describe(
+    plan = plan_batch(
         pipe,
         rows,
-        override(pipe.sampling, **sampling),
-        num_images=count,
+        num_images=num_images,
         seed=seed,
         negative_prompt=negative_prompt,
-        batch_size=size if fixed else None,
-        **told,
+        batch_size=batch_size,
+        strategy=strategy,
+        strategy_options=strategy_options,
+        num_tokens=num_tokens,
+        decoding=decoding,
+        **sampling,
     )
-    negative = {} if negative_prompt is None else {"negative_prompt": negative_prompt}
-    strategy_request(pipe, strategy, strategy_options)  # refuse now what would end the run at its first row
-    options = {**sampling, **negative, **told, "batch_size": size, "fixed_batch": fixed}
     with BatchFolder(folder) as place:
-        chosen = settle(place, record)
-        pictures = _pictures(rows, count, chosen)
-        made = _fill(pipe, place, pictures, size, options, on_progress or (lambda done, total: None))
+        chosen = settle(place, plan.record)
+        pictures = list(plan.pictures(chosen))
+        made = _fill(pipe, place, pictures, plan, on_progress or (lambda done, total: None))
     return FolderResult(place.folder, len(pictures), made, chosen)
-
-
-def _check_subjects(pipe: ImagePipeline, rows: Sequence[Row], negative_prompt: str | None) -> None:
-    """Refuse now what would end the run at its last row; warn of unknown words once, not batch by batch."""
-    subjects: list[Any] = [row.subject for row in rows]
-    if not isinstance(pipe, (TextToImagePipeline, ClassToImagePipeline)):
-        raise InputError(f"pipe is a {type(pipe).__name__}; it must make images of prompts or of labels")
-    takes = "label" if isinstance(pipe, ClassToImagePipeline) else "prompt"
-    if rows[0].kind != takes:
-        raise InputError(f"rows hold {rows[0].kind}s, but {type(pipe).__name__} takes {takes}s")
-    if takes == "prompt":
-        texts = [*subjects, *([] if negative_prompt is None else [negative_prompt])]
-        pipe.text.check(texts)
-        warn_of_unknown_words(pipe.text, texts)
-        return
-    as_labels(subjects, pipe.num_classes)
-    if negative_prompt is not None:
-        raise InputError(f"negative_prompt={shown(negative_prompt)} is for prompts; classes have none")
-
-
-def _pictures(rows: Sequence[Row], count: int, seed: int) -> list[Picture]:
-    return [
-        Picture(i, j, row.subject, seed if row.seed is None else row.seed, i * count + j)
-        for i, row in enumerate(rows)
-        for j in range(count)
-    ]
 
 
 def _fill(
     pipe: ImagePipeline,
     place: BatchFolder,
     pictures: list[Picture],
-    size: int,
-    options: Mapping[str, Any],
+    plan: BatchPlan,
     report: Callable[[int, int], None],
 ) -> int:
     """Make what is missing; returns how many."""
@@ -153,12 +107,12 @@ def _fill(
     place.write_index([one for one in pictures if one not in missing])
     done, total = len(pictures) - len(missing), len(pictures)
     report(done, total)
-    with _without_repeated_warnings():
-        for start in range(0, total, size):
-            batch = pictures[start : start + size]
+    with without_repeated_warnings():
+        for start in range(0, total, plan.batch_size):
+            batch = pictures[start : start + plan.batch_size]
             wanted = [one for one in batch if one in missing]
             if wanted:
-                _make(pipe, place, batch, wanted, options)
+                _make(pipe, place, batch, wanted, plan.options)
                 done += len(wanted)
                 report(done, total)
     place.write_index(pictures)
@@ -170,18 +124,9 @@ def _make(
 ) -> None:
     """Compute a batch and write those wanted of it. Batches are cut where an uninterrupted run cuts them, and
     computed whole: floats show their neighbours in the last bit, and about one image in 500 turns on it."""
-    seeds, ordinals = [one.seed for one in batch], [one.ordinal for one in batch]
-    result = pipe([one.subject for one in batch], seed=seeds, ordinals=ordinals, **options)
+    result = draw(pipe, batch, options)
     for image, picture, facts in zip(result.images, batch, image_facts(result), strict=True):
         if picture in wanted:
             chunks = text_chunks([facts], str(pipe.name_or_path or "unnamed"), result.settings)
             write_png(image, place.folder / picture.name, chunks)
     place.append(wanted)
-
-
-@contextmanager
-def _without_repeated_warnings() -> Iterator[None]:
-    """Unknown words have been told for all rows together."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "prompt: this model does not know", UserWarning)
-        yield

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from visgen.data.files import LEFTOVER, replacing
+from visgen.data.files import LEFTOVER, flush_names, replacing
 from visgen.errors import InputError, shown
 
 Folder = TypeVar("Folder", bound="LockedFolder")
@@ -47,9 +49,7 @@ class LockedFolder:
             ) from None
         except OSError as error:
             raise InputError(f"folder {folder} cannot be used ({error}); choose another") from error
-        for name in os.listdir(self.folder):
-            if re.fullmatch(LEFTOVER, name):
-                (self.folder / name).unlink()
+        self.remove_leftovers()
         return self
 
     def __exit__(
@@ -83,10 +83,31 @@ class LockedFolder:
         Raises:
             InputError: it cannot be written.
         """
+        with self.writing(name) as file:
+            file.write(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write piece by piece; it is there, whole and on the disk, when the block ends well.
+
+        Needs no lock: two processes that write the same content under the same name leave it there once.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        path = self.folder / name
         try:
-            with replacing(self.folder / name) as file:
-                file.write(content)
+            with replacing(path) as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
+            flush_names(self.folder)
         except OSError as error:
-            raise InputError(f"path {shown(str(self.folder / name))} cannot be written ({error})") from error
+            raise InputError(f"path {shown(str(path))} cannot be written ({error})") from error
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left half-written; only where no other one writes."""
+        for name in os.listdir(self.folder):
+            if re.fullmatch(LEFTOVER, name):
+                with suppress(FileNotFoundError):  # a process that dies late removes its own
+                    (self.folder / name).unlink()

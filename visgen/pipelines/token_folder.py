@@ -88,9 +88,11 @@ class TokenFolder(LockedFolder):
             return False
         return list(header.names) == names and header.origin.weights == origin.weights
 
-    def write(self, number: int, names: list[str], tokens: ImageTokens, origin: TokenOrigin) -> None:
-        """Write a shard in one step."""
-        self.replace(shard_name(number), shard_bytes(names, tokens, origin))
+    def write(
+        self, number: int, names: list[str], tokens: ImageTokens, origin: TokenOrigin, **known: Any
+    ) -> None:
+        """Write a shard in one step; `known`: captions and labels, see `shard_bytes`."""
+        self.replace(shard_name(number), shard_bytes(names, tokens, origin, **known))
 
     def finish(self, count: int) -> list[ShardHeader]:
         """Write the index of the `count` shards, remove later ones of a longer run before; all headers."""
@@ -98,6 +100,7 @@ class TokenFolder(LockedFolder):
         for name in os.listdir(self.folder):
             if re.fullmatch(SHARD, name) and name not in wanted:
                 (self.folder / name).unlink()
+        self.remove_leftovers()
         headers = [read_header(self.folder / name) for name in wanted]
         self._write_index(complete=True, lines=_lines(wanted, headers))
         return headers

@@ -47,22 +47,34 @@ class ShardHeader:
         names: of the images, one per row: relative paths with forward slashes.
         lengths: number of present tokens of each.
         origin: what made them.
+        captions, labels: of the images, one per row, where the images came with them; else None.
     """
 
     names: tuple[str, ...]
     lengths: tuple[int, ...]
     origin: TokenOrigin
+    captions: tuple[str, ...] | None = None
+    labels: tuple[int, ...] | None = None
 
 
-def shard_bytes(names: list[str], tokens: ImageTokens, origin: TokenOrigin) -> bytes:
+def shard_bytes(
+    names: list[str],
+    tokens: ImageTokens,
+    origin: TokenOrigin,
+    captions: list[str] | None = None,
+    labels: list[int] | None = None,
+) -> bytes:
     """The file of some images' tokens: safetensors with the tensors of `ImageTokens.state_dict` and a header.
 
     Args:
         names: of the images, one per row.
         tokens: of the images.
         origin: what made them.
+        captions, labels: of the images, one per row, or None.
     """
     about = {"names": names, "lengths": tokens.lengths.tolist(), "origin": asdict(origin)}
+    about |= {} if captions is None else {"captions": captions}
+    about |= {} if labels is None else {"labels": labels}
     told = json.dumps({"schema": SCHEMA, "visgen": visgen.__version__, **about})
     return save(tokens.to("cpu").state_dict(), {KIND: told})  # one key: safetensors shuffles several
 
@@ -92,9 +104,13 @@ def read_header(path: str | os.PathLike[str]) -> ShardHeader:
 def _header(told: Mapping[str, Any]) -> ShardHeader:
     if told.get("schema") != SCHEMA:
         raise InputError(f"schema {shown(told.get('schema'))}: this version reads schema {SCHEMA}")
-    header = read(ShardHeader, {name: told[name] for name in ("names", "lengths", "origin")})
+    needed, extra = ("names", "lengths", "origin"), ("captions", "labels")
+    header = read(ShardHeader, {n: told[n] for n in needed} | {n: told[n] for n in extra if n in told})
     if len(header.names) != len(header.lengths) or not header.names:
         raise InputError(f"{len(header.names)} names for {len(header.lengths)} images")
+    for name in extra:
+        if (values := getattr(header, name)) is not None and len(values) != len(header.names):
+            raise InputError(f"{len(values)} {name} for {len(header.names)} images")
     for name in header.names:
         check_name(name)
     return header

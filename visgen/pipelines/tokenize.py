@@ -7,12 +7,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from visgen.data.images import read_image
 from visgen.data.listing import list_images
@@ -21,7 +22,7 @@ from visgen.pipelines.fingerprint import add_tensors
 from visgen.pipelines.options import positive
 from visgen.pipelines.reconstruct import ReconstructPipeline
 from visgen.pipelines.token_folder import TokenFolder, read_index, shard_name
-from visgen.pipelines.token_shards import ShardHeader, TokenOrigin, read_shard
+from visgen.pipelines.token_shards import TokenOrigin, read_shard
 from visgen.tokenizers.tokens import ImageTokens
 
 
@@ -103,14 +104,12 @@ def tokenize_folder(
         start, made = time.perf_counter(), sum(len(shards[number]) for number in missing)
         report = _Report(on_progress, len(files) - made, len(files))
         for number in missing:
-            tokens = [
-                _encode([Path(source) / name for name in batch], pipe, knobs, rows, report)
-                for batch in _cut(shards[number], size)
-            ]
+            tokens = []
+            for batch in _cut(shards[number], size):
+                pictures = [read_image(Path(source) / name) for name in batch]
+                tokens.append(encode_pictures(pictures, pipe, knobs, rows, report.add))
             place.write(number, shards[number], ImageTokens.cat(tokens), origin)
-        seconds, headers = time.perf_counter() - start, place.finish(len(shards))
-        each = bits_per_token(pipe.tokenizer, read_shard(place.folder / shard_name(0))[1])
-        return _result(place.folder, headers, made, seconds, each)
+        return finished(place, len(shards), pipe.tokenizer, made, time.perf_counter() - start)
 
 
 class _Report:
@@ -131,28 +130,48 @@ def _cut(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 @torch.no_grad()
-def _encode(
-    paths: Sequence[Path], pipe: ReconstructPipeline, knobs: dict[str, Any], rows: int, report: _Report
+def encode_pictures(
+    pictures: Sequence[Image.Image],
+    pipe: ReconstructPipeline,
+    knobs: Mapping[str, Any],
+    rows: int,
+    tell: Callable[[int], None] = lambda count: None,
 ) -> ImageTokens:
-    """Tokens of some files, `rows` at once; the last ones of a shard are padded to that."""
+    """Tokens of some pictures of any size, on the CPU.
+
+    Args:
+        pictures: RGB.
+        pipe: with the tokenizer.
+        knobs: as `pipe.checked_knobs` gives them.
+        rows: pictures encoded at once; the last ones are padded to that.
+        tell: called with the number of pictures after each of those parts.
+    """
     tokenizer = pipe.tokenizer
     wake(tokenizer)
     parts = []
-    for real, index in micro_batches(len(paths), rows, fixed=True):
-        pixels = tokenizer.preprocess([read_image(paths[row]) for row in real])
+    for real, index in micro_batches(len(pictures), rows, fixed=True):
+        pixels = tokenizer.preprocess([pictures[row] for row in real])
         tokens = tokenizer.encode(pixels[[row - real.start for row in index]], **knobs)
         parts.append(tokens[: len(real)].to("cpu"))
-        report.add(len(real))
+        tell(len(real))
     return ImageTokens.cat(parts)
 
 
-def _result(
-    folder: Path, headers: Sequence[ShardHeader], made: int, seconds: float, bits: float | None
-) -> TokenizeResult:
+def finished(place: TokenFolder, shards: int, tokenizer: Any, made: int, seconds: float) -> TokenizeResult:
+    """Write the index of a folder whose shards are all there, and tell what it holds.
+
+    Args:
+        place: the folder.
+        shards: number of them.
+        tokenizer: what made the tokens.
+        made, seconds: of this run.
+    """
+    headers = place.finish(shards)
+    bits = bits_per_token(tokenizer, read_shard(place.folder / shard_name(0))[1])
     lengths = [length for header in headers for length in header.lengths]
     mean = sum(lengths) / len(lengths)
     told = (min(lengths), max(lengths), mean, None if bits is None else bits * mean)
-    return TokenizeResult(folder, len(lengths), made, seconds, *told)
+    return TokenizeResult(place.folder, len(lengths), made, seconds, *told)
 
 
 def read_token_shards(folder: str | os.PathLike[str]) -> Iterator[tuple[str, ImageTokens]]:
@@ -170,17 +189,17 @@ def read_token_shards(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Ima
 def origin_of(pipe: ReconstructPipeline, **knobs: Any) -> TokenOrigin:
     """What tokens of a pipeline are made by."""
     dtype = str(pipe.tokenizer.dtype).removeprefix("torch.")
-    return TokenOrigin(str(pipe.name_or_path or "unnamed"), tokenizer_digest(pipe), dtype, **knobs)
+    return TokenOrigin(str(pipe.name_or_path or "unnamed"), tokenizer_digest(pipe.tokenizer), dtype, **knobs)
 
 
-def tokenizer_digest(pipe: ReconstructPipeline) -> str:
-    """SHA-256 (hex) over the tokenizer's configuration and weights as loaded; about a second per GB."""
-    config = pipe.tokenizer.config
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 (hex) over a tokenizer's configuration and weights as loaded; about a second per GB."""
+    config = tokenizer.config
     values = dict(vars(config) if is_dataclass(config) else config)
     told = {name: value for name, value in values.items() if not name.startswith("_")}  # paths, versions
-    about = [type(pipe.tokenizer).__name__, told]
+    about = [type(tokenizer).__name__, told]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
-    add_tensors(digest, pipe.tokenizer)
+    add_tensors(digest, tokenizer)
     return digest.hexdigest()
 
 

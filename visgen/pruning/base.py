@@ -86,6 +86,11 @@ class VisionTokenPruner:
         return (self,)
 
     @property
+    def merges(self) -> bool:
+        """Whether tokens are merged inside the vision tower, where pictures of a batch share one length."""
+        return any(part.tower_layer is not None for part in self.parts)
+
+    @property
     def tower_layer(self) -> int | None:
         """Layer of the vision tower after which `merge` is called; None = none."""
         return None

@@ -52,16 +52,24 @@ class Encoder:
         anatomy: of the model.
         parts: the pruners; at most one merges in the tower.
         clock: for the work that is theirs.
+        seen: of the same pictures, where another encoder has watched them; a merger looks itself.
 
     Raises:
         InputError: a model that cannot give what the pruners need.
     """
 
-    def __init__(self, anatomy: Anatomy, parts: Sequence[VisionTokenPruner], clock: Clock) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        parts: Sequence[VisionTokenPruner],
+        clock: Clock,
+        seen: Encoder | None = None,
+    ) -> None:
         self.anatomy, self.clock = anatomy, clock
         needs = {need for part in parts for need in part.needs}
         self.wants_scores, self.wants_tower = "scores" in needs, "tower" in needs
         self.merger = find_merger(anatomy, parts)
+        self.seen = seen if self.merger is None else None
         self.watch = self._make_watch() if self.wants_scores or self.wants_tower else None
         self.packing = Packing(anatomy.base) if anatomy.family.packs else None
         self.last: dict[str, Encoded] = {}  # modality → what the last call gave
@@ -77,6 +85,8 @@ class Encoder:
             name = f"get_{modality}_features"
             if hasattr(base, name):
                 undo.override(base, name, self._watched(getattr(base, name), modality))
+        if self.seen is not None:
+            return
         for watch in (self.watch, self.packing):
             if watch is not None:
                 watch.attach(undo)
@@ -102,7 +112,9 @@ class Encoder:
                 return original(*args, **kwargs)
             self._inside, self._merged = True, None
             try:
-                outputs = original(*args, **kwargs)
+                outputs = (
+                    original(*args, **kwargs) if self.seen is None else self._recalled(self.seen, modality)
+                )
             finally:
                 self._inside = False
             with self.clock.selecting():
@@ -110,6 +122,12 @@ class Encoder:
             return outputs
 
         return features
+
+    def _recalled(self, seen: Encoder, modality: str) -> Any:
+        """What the other encoder saw of these pictures."""
+        self._projected_TNC, self.packing = seen._projected_TNC, seen.packing
+        self.watch = None if self.watch is None else seen.watch
+        return seen.last[modality].outputs
 
     def _merge(self, module: Any, args: tuple[Tensor, ...], kwargs: Any, output: Tensor) -> Tensor:
         assert self.merger is not None

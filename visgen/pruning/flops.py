@@ -35,6 +35,10 @@ class DecoderShape:
             getattr(config, "head_dim", None) or config.hidden_size // heads,
         )
 
+    def cache_entry(self, itemsize: int) -> int:
+        """Bytes of the key and the value of one token in one layer, of numbers of `itemsize` bytes."""
+        return 2 * self.num_key_heads * self.head_dim * itemsize
+
     def paper_layer(self, tokens: int) -> int:
         """Multiply-adds of one layer by the papers' formula."""
         d, m = self.hidden_size, self.intermediate_size

@@ -9,7 +9,7 @@ from visgen.errors import InputError, shown
 from visgen.pruning import PRUNERS
 from visgen.pruning.base import VisionTokenPruner
 from visgen.pruning.chain import PrunerChain
-from visgen.schema import read
+from visgen.schema import read, read_word
 
 
 def parse_pruner(text: str) -> VisionTokenPruner:
@@ -17,7 +17,8 @@ def parse_pruner(text: str) -> VisionTokenPruner:
 
     Args:
         text: a registered name; VALUE sets its main option, mostly `keep` (a decimal point means a fraction,
-            an integer a count); other options may follow, as in `fastv:0.5:layer=3`;
+            an integer a count); other options may follow, as in `fastv:0.5:layer=3` or
+            `lazyllm:0.3:depths=0.4,0.8`;
             `divprune:0.5+fastv:0.25` is a chain.
 
     Raises:
@@ -38,7 +39,7 @@ def _one(text: str) -> VisionTokenPruner:
             key, value = _main_option(cls, name, word), word
         if key in options:
             raise InputError(f"{key} is given twice for pruner {name!r}; give it once")
-        options[key] = _value(value)
+        options[key] = read_word(value)
     known = sorted(field.name for field in dataclasses.fields(cls) if field.init)
     for key in options:
         if key not in known:
@@ -50,16 +51,3 @@ def _main_option(cls: Any, name: str, value: str) -> str:
     if cls.main_option is None:
         raise InputError(f"pruner {name}:{value}: {name!r} has no main option; write {name!r}")
     return cls.main_option
-
-
-def _value(text: str) -> int | float | str | bool | None:
-    """A count, a fraction, `none`, `true`, `false`, or the word itself."""
-    words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -115,7 +115,15 @@ class Reading:
             selection_ms=clock.selection,
             prefill_ms=clock.prefill,
             shape=shape,
+            cache_bytes=self._cache_bytes(shape),
         )
+
+    def _cache_bytes(self, shape: DecoderShape) -> tuple[int, ...]:
+        if self.cache is None:
+            return (0,) * len(self.images)
+        tokens_SB = torch.stack([stage.valid_BL.sum(dim=1) for stage in self.stages])
+        itemsize = self.cache.layers[0].keys.element_size()
+        return tuple((shape.cache_entry(itemsize) * tokens_SB[self.cache_stages].sum(dim=0)).tolist())
 
 
 def read_prompt(

@@ -31,6 +31,8 @@ class PruneReport:
         prefill_ms: milliseconds of the prefill without it; the vision tower counts where the model runs it
             inside its forward, which `generate` does not.
         shape: of the decoder, for the costs.
+        cache_bytes: of each sample, keys and values of its tokens after the prefill, padding left out; 0
+            without a cache.
     """
 
     entered: tuple[tuple[Tensor, ...], ...]
@@ -42,6 +44,7 @@ class PruneReport:
     selection_ms: float
     prefill_ms: float
     shape: DecoderShape
+    cache_bytes: tuple[int, ...]
 
     @property
     def average_tokens(self) -> tuple[float, ...]:
@@ -67,6 +70,7 @@ class PruneReport:
             "text_tokens": list(self.text_tokens),
             "counts": [list(row) for row in self.counts],
             "average_tokens": list(self.average_tokens),
+            "cache_bytes": list(self.cache_bytes),
             "selection_ms": self.selection_ms,
             "prefill_ms": self.prefill_ms,
             "flops_ratio": self.flops_ratio,

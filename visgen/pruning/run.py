@@ -39,13 +39,13 @@ class PruneRun:
         pruner: as it was given.
     """
 
-    def __init__(self, model: Any, pruner: VisionTokenPruner) -> None:
+    def __init__(self, model: Any, pruner: VisionTokenPruner, seen: Encoder | None = None) -> None:
         self.pruner = pruner
         self.anatomy: Anatomy = locate(model)
         self._parts = pruner.parts
         self._compact = _compact(self.anatomy, self._parts)
         self._clock = Clock(self.anatomy.base.device)
-        self._encoder = Encoder(self.anatomy, self._parts, self._clock)
+        self._encoder = Encoder(self.anatomy, self._parts, self._clock, seen)
         self._inside = Inside(self.anatomy, self._parts, self._compact, self._clock)
         self._incoming: Incoming | None = None
         self._reading: Reading | None = None
@@ -160,13 +160,17 @@ class PruneRun:
 
 
 @contextmanager
-def prune(model: Any, pruner: VisionTokenPruner) -> Iterator[PruneRun]:
+def prune(model: Any, pruner: VisionTokenPruner, seen: Encoder | None = None) -> Iterator[PruneRun]:
     """Prune whatever `model` reads inside the block; afterwards the model is as it was.
+
+    Args:
+        model, pruner: see `VisionTokenPruner.__call__`.
+        seen: what was seen of the pictures that will be read, where they are shared (`visgen.pruning.sight`).
 
     Raises:
         InputError: see `VisionTokenPruner.__call__`.
     """
-    run = PruneRun(model, pruner)
+    run = PruneRun(model, pruner, seen)
     if MARK in vars(model):
         raise InputError(
             f"model is being pruned by {shown(vars(model)[MARK].pruner)} already; "

@@ -38,10 +38,11 @@ from visgen.pipelines.text_to_image import TextToImagePipeline
 from visgen.schema import convert, read
 from visgen.shipped import assets_folder, shipped_models
 from visgen.tokenizers.base import ImageTokenizer
-from visgen.tokenizers.tokens import Scales, Sequence1D
+from visgen.tokenizers.tokens import ImageTokens, Scales, Sequence1D
 from visgen.training.objective import Objective
 from visgen.training.recipe import Recipe
 from visgen.training.reconstruction import load_tokenizer, to_pixels, validation_batches, validation_source
+from visgen.training.stream import to_device
 
 ConditionKind = Literal["class", "prompt", "text"]
 Model = TypeVar("Model", bound=VisgenModel)
@@ -96,6 +97,7 @@ class GeneratorObjective(Objective):
     """
 
     frozen: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    takes_tokens: ClassVar[bool] = True
     options_class: ClassVar[type[GeneratorOptions]] = GeneratorOptions
 
     def __init__(
@@ -131,6 +133,8 @@ class GeneratorObjective(Objective):
             raise InputError(
                 f"image_size={data.image_size} does not fit the tokenizer of {tokenizer.pixel_size} pixels"
             )
+        if getattr(data, "holds_tokens", False):
+            data.check_made_by(tokenizer)
         kind = convert(recipe.model.get("condition", "class"), ConditionKind, "model.condition")
         text = _text(kind, options, data)
         config = _condition_config(kind, text, data, recipe.model) | cls.tokenizer_config(tokenizer)
@@ -142,9 +146,13 @@ class GeneratorObjective(Objective):
         return condition_of(batch, self.text)
 
     def loss(self, batch: Batch, step: int, noise_seed: int) -> dict[str, Tensor]:
-        tokens = self.tokenizer.encode(to_pixels(batch.images))
+        tokens = self.tokens_of(batch)
         condition = self.dropped(batch, torch.Generator().manual_seed(noise_seed))
         return self.model.loss(tokens, condition, quantizer=self.tokenizer.quantizer)
+
+    def tokens_of(self, batch: Batch) -> ImageTokens:
+        """What the tokenizer makes of a batch's images, or made of them when the data was tokenized."""
+        return self.tokenizer.encode(to_pixels(batch.images)) if batch.tokens is None else batch.tokens
 
     def dropped(self, batch: Batch, generator: torch.Generator) -> Condition:
         """What the batch's images show, for `condition_dropout` of them nothing."""
@@ -176,8 +184,10 @@ class GeneratorObjective(Objective):
             return totals
         batches = validation_batches(self.validation, self.options.validation_batches)
         for batch in batches:
-            tokens = self.tokenizer.encode(to_pixels(batch.images.to(model.device)))
-            values = model.loss(tokens, self.condition(batch), quantizer=self.tokenizer.quantizer)
+            batch = to_device(batch, model.device)
+            values = model.loss(
+                self.tokens_of(batch), self.condition(batch), quantizer=self.tokenizer.quantizer
+            )
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + float(value) / len(batches)
         return totals

@@ -91,7 +91,10 @@ class Trainer:
             length, recipe.batch_size, recipe.seed, self.processes.rank, self.processes.count
         )
         torch.manual_seed(recipe.seed)
-        self.objective: Objective = OBJECTIVES.load(recipe.objective).from_recipe(recipe, self.source)
+        kind = OBJECTIVES.load(recipe.objective)
+        if getattr(self.source, "holds_tokens", False) and not kind.takes_tokens:
+            raise InputError(f"data.source=tokens: objective {recipe.objective!r} needs images, not tokens")
+        self.objective: Objective = kind.from_recipe(recipe, self.source)
         self.objective.to(self.processes.device).train()
         self.objective.freeze()
         self.processes.synchronize(self.objective)

@@ -28,10 +28,12 @@ class Objective(nn.Module):
     Attributes:
         model: the module that is averaged (EMA) and saved, with `save_pretrained`.
         frozen: names of submodules that are not trained and not stored in checkpoints (a tokenizer, a VGG).
+        takes_tokens: whether a source of tokens, without images, will do.
     """
 
     model: Any
     frozen: ClassVar[tuple[str, ...]] = ()
+    takes_tokens: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

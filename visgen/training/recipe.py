@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from visgen.errors import InputError, shown
+from visgen.data.yaml_files import apply_override, read_yaml
+from visgen.errors import InputError
 from visgen.schema import join, read
 
 SCHEMA = 1
@@ -133,9 +132,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         InputError: unreadable file, unknown key (naming the nearest), wrong type, or value out of range.
     """
-    mapping = _plain(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    mapping = _plain(source) if isinstance(source, Mapping) else read_yaml(Path(source), "recipe")
     for override in overrides:
-        _override(mapping, override)
+        apply_override(mapping, override)
     return read(Recipe, mapping)
 
 
@@ -159,72 +158,6 @@ def check_resumable(saved: Mapping[str, Any], recipe: Recipe, step: int) -> None
             )
     if recipe.steps < step:
         raise InputError(f"steps={recipe.steps} is below the {step} steps done already; use {step} or more")
-
-
-def parse_yaml(text: str) -> Any:
-    """One YAML document, where 1e-3 is a number (YAML 1.1, PyYAML's dialect, takes it for a string).
-
-    Aliases are refused: ten lines of them can stand for more values than a memory holds.
-
-    Raises:
-        yaml.YAMLError: no YAML, or an alias, a tag, or nesting a thousand deep.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError(f"alias *{self.peek_event().anchor}: write the value out instead")
-            return super().compose_node(parent, index)
-
-    pattern = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+.0123456789"))
-    try:
-        return yaml.load(text, Loader)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deep") from None
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # a date that is none, a number of thousands of digits, a list as key
-        raise yaml.YAMLError(str(error)) from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    name = shown(str(path))
-    if not os.path.isfile(path):
-        what = "is no file" if os.path.exists(path) else "does not exist"
-        raise InputError(f"recipe {name} {what}; give the path of a YAML file")
-    try:
-        mapping = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(mapping, dict):
-        raise InputError(f"recipe {name} holds no mapping; start from a file in recipes/")
-    return mapping
-
-
-def _override(mapping: dict[str, Any], text: str) -> None:
-    import yaml
-
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted.strip():
-        raise InputError(f"override {shown(text)} is not key=value; write for example optimizer.lr=1e-3")
-    *parents, last = dotted.strip().split(".")
-    for parent in parents:
-        if mapping.get(parent) is None:
-            mapping[parent] = {}
-        mapping = mapping[parent]
-        if not isinstance(mapping, dict):
-            raise InputError(
-                f"override {shown(text)}: {parent!r} is a value, not a section; drop what follows it"
-            )
-    try:
-        mapping[last] = parse_yaml(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {shown(text)} holds no YAML value; quote it if it is text") from error
 
 
 def _check_ranges(recipe: Recipe) -> None:

@@ -16,6 +16,7 @@ from visgen.data.batch import Batch
 from visgen.errors import InputError
 from visgen.nn.noise import image_seed
 from visgen.schema import read_arguments
+from visgen.tokenizers.tokens import ImageTokens
 
 _DEPTH = 4  # batches ahead of the loop
 
@@ -92,8 +93,9 @@ def load_batch(source: Any, plan: BatchPlan, step: int) -> Batch:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its images on `device`."""
-    return dataclasses.replace(batch, images=batch.images.to(device, non_blocking=True))
+    """The batch with its images and tokens on `device`."""
+    tokens = None if batch.tokens is None else batch.tokens.to(device)
+    return dataclasses.replace(batch, images=batch.images.to(device, non_blocking=True), tokens=tokens)
 
 
 class BatchStream:
@@ -150,6 +152,8 @@ def _concatenate(parts: list[Batch]) -> Batch:
         values = [getattr(part, field.name) for part in parts]
         if isinstance(values[0], torch.Tensor):
             joined[field.name] = torch.cat(values)
+        elif isinstance(values[0], ImageTokens):
+            joined[field.name] = ImageTokens.cat(values)
         elif values[0] is not None:
             joined[field.name] = [item for value in values for item in value]
     return Batch(**joined)

@@ -47,6 +47,7 @@ class XARObjective(GeneratorObjective):
     """Mean squared error of the velocities of a frozen tokenizer's latents, drawn from its posterior anew at
     each step."""
 
+    takes_tokens: ClassVar[bool] = False  # a folder of tokens holds one draw of latents, not their law
     options: XAROptions
     options_class: ClassVar[type[GeneratorOptions]] = XAROptions
 

@@ -4,7 +4,7 @@ import pytest
 
 from visgen.data.scenes import Question
 from visgen.errors import InputError
-from visgen.evaluation.answering import AnswerOptions, split_of
+from visgen.evaluation.answer_options import AnswerOptions, split_of
 from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.scenes.answers import answer_scores, said
 

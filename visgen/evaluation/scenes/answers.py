@@ -24,6 +24,18 @@ def said(text: str, kind: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def right_answers(answers: Sequence[str], questions: Sequence[Question]) -> np.ndarray:
+    """(n,) float64: 1 where a text says the answer to its question, else 0.
+
+    Raises:
+        ValueError: other numbers of both, or none.
+    """
+    said_right = [said(text, one.kind) == one.answer for text, one in zip(answers, questions, strict=True)]
+    if not said_right:
+        raise ValueError("no answers to score")
+    return np.array(said_right, float)
+
+
 def answer_scores(answers: Sequence[str], questions: Sequence[Question], seed: int = 0) -> dict[str, Any]:
     """Metrics of a result record: "accuracy", and "accuracy_KIND" for each kind that was asked.
 
@@ -35,19 +47,36 @@ def answer_scores(answers: Sequence[str], questions: Sequence[Question], seed: i
     Raises:
         ValueError: other numbers of both, or none.
     """
-    right = np.array(
-        [said(text, one.kind) == one.answer for text, one in zip(answers, questions, strict=True)], float
-    )
-    if not len(right):
-        raise ValueError("no answers to score")
+    right = right_answers(answers, questions)
+    return {
+        name: _score(right[asked], seed) | {"higher_is_better": True}
+        for name, asked in _by_kind(questions).items()
+    }
+
+
+def paired_scores(
+    right: np.ndarray, beside: np.ndarray, questions: Sequence[Question], seed: int = 0
+) -> dict[str, Any]:
+    """How much more often one model was right than another on the same questions, by the names of
+    `answer_scores`: the difference, and its interval over resampled questions.
+
+    Args:
+        right, beside: of `right_answers`.
+        questions: what both were asked.
+        seed: of the bootstrap.
+    """
+    return {name: _score((right - beside)[asked], seed) for name, asked in _by_kind(questions).items()}
+
+
+def _by_kind(questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Name of a metric → which questions it looks at."""
     kinds = np.array([one.kind for one in questions])
-    scores = {"accuracy": _score(right, seed)}
+    found: dict[str, np.ndarray] = {"accuracy": np.ones(len(kinds), bool)}
     for kind in (kind for kind in ANSWERS if kind in kinds):
-        scores[f"accuracy_{kind.replace('/', '_')}"] = _score(right[kinds == kind], seed)
-    return scores
+        found[f"accuracy_{kind.replace('/', '_')}"] = kinds == kind
+    return found
 
 
-def _score(right: np.ndarray, seed: int) -> dict[str, Any]:
-    low, high = mean_interval(right, seed)
-    value = float(right.mean())
-    return {"value": value, "interval": [low, high], "higher_is_better": True, "count": len(right)}
+def _score(values: np.ndarray, seed: int) -> dict[str, Any]:
+    low, high = mean_interval(values, seed)
+    return {"value": float(values.mean()), "interval": [low, high], "count": len(values)}
