@@ -154,6 +154,37 @@ def test_prompts_of_a_judge(run: Run, models: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/geneval/00000/samples/0001.png").is_file()
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "7.txt").write_text("blue")
-    words = ["--export", "dpg", "--prompts", "prompts", "-o", "grids"]
+    words = ["--export", "dpg", "--prompts", "prompts", "-o", "grids-1.3b"]
     done(run("evaluate", models / "text", *words))
-    assert (tmp_path / "grids/dpg/7.png").is_file()
+    assert (tmp_path / "grids-1.3b/dpg/7.png").is_file()
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_export_that_was_interrupted_goes_on(
+    run: Run, models: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from visgen.evaluation.exports.adm import AdmLayout
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    words = [
+        models / "class",
+        "--export",
+        "adm",
+        "-n",
+        3,
+        "-o",
+        "out",
+        "--reference",
+        pictures,
+        "--metrics",
+        "fid",
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(AdmLayout, "arrange", interrupt)
+        result = evaluate(run, *words)
+    assert result.exit_code == 130 and "goes on where it stopped, in out" in result.stderr
+    assert "3 images, 0 of them new" in done(evaluate(run, *words)).stdout
+    assert (tmp_path / "out" / "adm.npz").is_file() and (tmp_path / "out" / "scores.json").is_file()
+    refused(evaluate(run, *words), "scores.json' exists")

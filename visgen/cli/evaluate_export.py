@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from visgen.evaluation.records import Record
 
 SCORES = "scores.json"
+FILES = (".json", ".npz", ".png")  # a folder may well be called janus-1.3b
 
 
 def export_options(
@@ -35,7 +36,7 @@ def export_options(
             raise InputError(f"--images-per-prompt {per_prompt} is of an export; add --export geneval")
         return None
     LAYOUTS.load(layout)  # refuses an unknown name
-    if folder is None or folder.suffix or (folder.exists() and not folder.is_dir()):
+    if folder is None or folder.suffix in FILES or (folder.exists() and not folder.is_dir()):
         given = "" if folder is None else f", not {shown(str(folder))}"
         raise InputError(f"--export {layout} needs a folder: -o DIR{given}")
     return ExportOptions(layout, folder, prompts, per_prompt)
@@ -63,15 +64,11 @@ def export_images(
         check_new(scores, "the file of scores")
     try:
         with image_bar() as show:
-            done = export(
-                names[0],
-                asked,
-                replace(options, prompts=None),
-                on_progress=show,
-                on_record=lambda record: write_results(scores, [record]),
-            )
+            done = export(names[0], asked, replace(options, prompts=None), on_progress=show)
     except KeyboardInterrupt:
         note(f"the same command goes on where it stopped, in {asked.folder}")
         raise
+    if done.records:
+        write_results(scores, done.records)  # last: where it is, all else is
     say(f"{done.place}: {done.total} images, {done.made} of them new, for {done.judge}")
     return list(done.records)

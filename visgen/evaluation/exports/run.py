@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,7 +67,6 @@ def export(
     options: EvaluationOptions,
     *,
     on_progress: Progress | None = None,
-    on_record: Callable[[Record], None] | None = None,
 ) -> Exported:
     """Draw what a layout wants into a folder, lay it out, and score it where `options` say how.
 
@@ -80,7 +78,6 @@ def export(
         asked: the export.
         options: how the model draws and is judged; `prompts` are replaced by those of the export.
         on_progress: called with (images there, images in all).
-        on_record: called with the scores.
 
     Raises:
         InputError: anything that cannot be drawn, judged or written, before images are drawn where possible.
@@ -105,7 +102,7 @@ def export(
     )
     records: list[Record] = []
     if options.metrics or options.protocol or options.reference:
-        records = evaluate([drawn], options, on_record=on_record, processes=processes)
+        records = evaluate([drawn], options, processes=processes)
     result = drawn.draw()
     place = asked.folder / layout.place
     with ExportFolder(asked.folder):
