@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-m", "--model", default="scenes-var")
     parser.add_argument("-n", "--images", type=int, default=64, help="timed images of each process")
-    parser.add_argument("--batch-size", type=int, default=16, help="images of a micro-batch and of a shard")
+    parser.add_argument("--batch-size", type=int, default=16, help="of a micro-batch, and to warm up")
     parser.add_argument("--workers", type=int, default=100, help="of the estimate; the rate of two is scaled")
     options = parser.parse_args()
     rates = [rate for count in PROCESSES for rate in measured(options, count)]
@@ -82,30 +82,39 @@ def work(root: str, model: str, images: int, size: int) -> dict[str, tuple[float
     torch.set_num_threads(1)
     found = {}
     for name, prepare in (("generate", prepare_generation), ("tokenize", prepare_tokens)):
-        run, folder = prepare(Path(root), model, images + size, size)
+        shards = [range(size), range(size, size + images)]  # to warm up; to measure
+        run, folder = prepare(Path(root), model, shards, size)
         run(0)
         start_line.wait()
         start = time.perf_counter()
-        for number in range(1, 1 + -(-images // size)):
-            run(number)
-        seconds = time.perf_counter() - start
-        shards = [path for path in folder.iterdir() if path.suffix in (".tar", ".safetensors")]
-        found[name] = (seconds, sum(path.stat().st_size for path in shards) / (images + size))
+        run(1)
+        found[name] = (time.perf_counter() - start, bytes_of(folder) / images)
     return found
 
 
-def prepare_generation(root: Path, model: str, images: int, size: int) -> tuple[Callable[[int], Any], Path]:
+def bytes_of(folder: Path) -> int:
+    """Size of the second shard, without what fills up a tar to a multiple of 10 kB."""
+    path = sorted(path for path in folder.iterdir() if path.suffix in (".tar", ".safetensors"))[1]
+    if path.suffix == ".safetensors":
+        return path.stat().st_size
+    from visgen.data.webdataset import list_samples
+
+    end = max(sum(place) for sample in list_samples(path) for place in sample.files.values())
+    return -(-end // 512) * 512
+
+
+def prepare_generation(
+    root: Path, model: str, shards: list[range], size: int
+) -> tuple[Callable[[int], Any], Path]:
     from visgen.data.scenes.dataset import Scenes
     from visgen.distributed.generation import GenerationJob, GenerationWorker
     from visgen.distributed.models import ModelSource
-    from visgen.distributed.shard_folder import cut
 
     folder = root / "images"
     folder.mkdir(parents=True)
-    captions = Scenes("validation", balanced=True).batch(range(images)).captions or []
+    captions = Scenes("validation", balanced=True).batch(range(shards[-1].stop)).captions or []
     job = GenerationJob(str(folder), 1, size, 0, {"batch_size": size, "fixed_batch": True})
     worker = GenerationWorker(ModelSource.of(model, "text-to-image").open("cpu"), job)
-    shards = cut(images, size)
 
     def run(number: int) -> None:
         part = shards[number]
@@ -117,10 +126,11 @@ def prepare_generation(root: Path, model: str, images: int, size: int) -> tuple[
     return run, folder
 
 
-def prepare_tokens(root: Path, model: str, images: int, size: int) -> tuple[Callable[[int], Any], Path]:
+def prepare_tokens(
+    root: Path, model: str, shards: list[range], size: int
+) -> tuple[Callable[[int], Any], Path]:
     from visgen.data.image_set import open_image_set
     from visgen.distributed.models import ModelSource
-    from visgen.distributed.shard_folder import cut
     from visgen.distributed.tokenization import TokenJob, TokenWorker
     from visgen.pipelines.tokenize import origin_of
 
@@ -128,7 +138,7 @@ def prepare_tokens(root: Path, model: str, images: int, size: int) -> tuple[Call
     folder.mkdir()
     pipe = ModelSource.of(model, "reconstruct").open("cpu")
     worker = TokenWorker(pipe, TokenJob(str(folder), size, 1, {}, asdict(origin_of(pipe))))
-    pictures, shards = open_image_set(root / "images" / "*.tar"), cut(images, size)
+    pictures = open_image_set(root / "images" / "*.tar")
     return lambda number: worker({"shard": number, **pictures.piece(shards[number])}), folder
 
 

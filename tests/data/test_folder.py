@@ -168,6 +168,6 @@ def test_a_broken_file_is_named_and_indices_are_checked(tmp_path):
 
 
 def test_sources_load_by_name_and_listing_needs_no_torch():
-    assert SOURCES.names() == ["folder", "scenes"] and SOURCES.load("folder") is ImageFolder
+    assert SOURCES.names() == ["folder", "scenes", "tokens"] and SOURCES.load("folder") is ImageFolder
     code = "import sys, visgen.data, visgen.data.scenes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from visgen.data.webdataset import write_samples
-from visgen.distributed.engines import Engine, Task, Worker, do_tasks, torch_threads
+from visgen.distributed.engines import Engine, Task, Worker, do_tasks
 from visgen.distributed.models import ModelSource
 from visgen.distributed.shard_folder import ShardFolder, cut, key_of, shard_name
 from visgen.pipelines.batch_folder import Picture
@@ -84,8 +84,7 @@ def generate_shards(
     task = "class-to-image" if rows[0].kind == "label" else "text-to-image"
     source = ModelSource.of(model, task, dtype, device, offline)
     pipe = source.open(device if engine.name == "local" else "cpu")  # Ray's driver draws nothing
-    with torch_threads(engine.threads):
-        plan = plan_batch(pipe, rows, **options, fixed_batch=True)
+    plan = plan_batch(pipe, rows, **options, fixed_batch=True)
     kind = torch.device(device or "cpu").type
     more = {"device": kind, "shard_size": per_shard, "threads": engine.threads}
     shards = cut(len(plan), per_shard)

@@ -43,7 +43,7 @@ class ShardFolder(BatchFolder):
     own_files = rf"{SHARD}|{re.escape(INDEX_NAME)}"
 
     def has(self, number: int, images: range) -> bool:
-        """Whether a shard is there, whole; its headers are read, about 30 µs an image.
+        """Whether a shard is there, whole; its headers are read, about 45 µs an image.
 
         Raises:
             InputError: a tar of that name with something else in it.
