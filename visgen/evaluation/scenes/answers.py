@@ -71,7 +71,7 @@ def paired_scores(
 def _by_kind(questions: Sequence[Question]) -> dict[str, np.ndarray]:
     """Name of a metric → which questions it looks at."""
     kinds = np.array([one.kind for one in questions])
-    found = {"accuracy": np.ones(len(kinds), bool)}
+    found: dict[str, np.ndarray] = {"accuracy": np.ones(len(kinds), bool)}
     for kind in (kind for kind in ANSWERS if kind in kinds):
         found[f"accuracy_{kind.replace('/', '_')}"] = kinds == kind
     return found
