@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.parity.report import Golden
@@ -23,12 +22,8 @@ INPUTS = ["*.base_features", "*.crop_features", "*.image_newline", "*.base_score
 
 def check(golden: Golden) -> None:
     """Every case of every file."""
-    for file, entry in golden.meta["files"].items():
-        tensors = load_file(golden.folder / file)
-        for name, case in entry["cases"].items():
-            io = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-            check_case(golden, name, case, io)
-        golden.finish(tensors, INPUTS)
+    for name, case, io in golden.cases(INPUTS):
+        check_case(golden, name, case, io)
 
 
 def check_case(golden: Golden, name: str, case: dict[str, Any], io: Tensors) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,20 @@ class Golden:
             if len(names) == 1:
                 return load_file(self.folder / names[0])
         raise FileNotFoundError(f"{self.folder}: no single file ends with {' or '.join(endings)}")
+
+    def cases(self, inputs: Iterable[str]) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
+        """(name, meta data, tensors by their name in the case) of every case of every file; then `finish`."""
+        patterns = list(inputs)
+        for file, entry in self.meta["files"].items():
+            tensors = load_file(self.folder / file)
+            for name, case in entry["cases"].items():
+                start = f"{name}."
+                yield (
+                    name,
+                    case,
+                    {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)},
+                )
+            self.finish(tensors, patterns)
 
     def compare(self, stage: str, found: Tensor | bool, expected: Tensor) -> None:
         """Add a row; a shape that differs is a miss."""

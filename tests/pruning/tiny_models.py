@@ -35,14 +35,16 @@ TEXT = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-CLIP = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 24,
-    "intermediate_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 24,
+TOWER = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2, "patch_size": 4}
+CLIP = {**TOWER, "model_type": "clip_vision_model", "num_hidden_layers": 3, "image_size": 24}
+QWEN_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "out_hidden_size": 32,
     "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
 }
 IDS = {"image_token_id": IMAGE, "video_token_id": VIDEO}
 
@@ -74,14 +76,7 @@ def _llava_next() -> Any:
 
 
 def _internvl() -> Any:
-    vision = {
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": [32, 32],
-        "patch_size": [4, 4],
-    }
+    vision = {**TOWER, "num_hidden_layers": 2, "image_size": [32, 32], "patch_size": [4, 4]}
     return InternVLForConditionalGeneration(
         InternVLConfig(
             vision_config=vision, text_config={"model_type": "qwen2", **TEXT}, image_token_id=IMAGE
@@ -90,18 +85,7 @@ def _internvl() -> Any:
 
 
 def _qwen2_5() -> Any:
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": 32,
-        "patch_size": 4,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
-    }
+    vision = {**QWEN_TOWER, "depth": 2, "window_size": 16, "fullatt_block_indexes": [1]}
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
     ids = {**IDS, "vision_start_token_id": START, "vision_end_token_id": END}
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids))
@@ -109,14 +93,8 @@ def _qwen2_5() -> Any:
 
 def _qwen3() -> Any:
     vision = {
+        **QWEN_TOWER,
         "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": 32,
-        "patch_size": 4,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 1],
     }
@@ -126,7 +104,7 @@ def _qwen3() -> Any:
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(vision_config=vision, text_config=text, **ids))
 
 
-SIGLIP = {**{k: v for k, v in CLIP.items() if k != "model_type"}, "model_type": "siglip_vision_model"}
+SIGLIP = {**CLIP, "model_type": "siglip_vision_model"}
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llava": lambda: _llava(CLIP),
     "llava-siglip": lambda: _llava(SIGLIP),
