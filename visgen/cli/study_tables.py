@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from visgen.evaluation.numbers import number
+from visgen.evaluation.numbers import number, signed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,8 +77,6 @@ def diff_table(diff: StudyDiff) -> Table:
 
 def _row(cell: CellDiff, metric: str, one: dict[str, Any]) -> list[str]:
     from rich.markup import escape
-
-    from visgen.evaluation.studies.report import signed
 
     text = signed(metric, one["value"])
     if one["interval"] and one["method"] != "identical":

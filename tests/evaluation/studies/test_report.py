@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.studies.conftest import made_up, score
+from visgen.evaluation.numbers import signed
 from visgen.evaluation.options import EvaluationOptions
 from visgen.evaluation.studies.cells import Cell
 from visgen.evaluation.studies.folder import FAILED, StudyFolder
 from visgen.evaluation.studies.plots import draw_plots
-from visgen.evaluation.studies.report import signed
 from visgen.evaluation.studies.running import Outcome, run_study
 from visgen.evaluation.studies.study import load_study
 from visgen.evaluation.studies.table import Table, cost_text, score_text, tables

@@ -129,7 +129,7 @@ def test_threads_versions_and_protocol_are_part_of_the_key(study_mapping, monkey
     monkeypatch.setitem(PROTOCOLS, "toy", dataclasses.replace(toy, version=2))
     assert set(keys_of(study_mapping)).isdisjoint(before)
     monkeypatch.setitem(PROTOCOLS, "toy", toy)
-    monkeypatch.setattr(keys_module, "versions", lambda: {"torch": "3.0"})
+    monkeypatch.setattr(keys_module, "versions", lambda packages: {"torch": "3.0"})
     assert set(keys_of(study_mapping)).isdisjoint(before)
     monkeypatch.undo()
 

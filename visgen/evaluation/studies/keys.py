@@ -21,6 +21,20 @@ from visgen.evaluation.studies.cells import Cell
 from visgen.evaluation.subjects import is_image_folder, open_subject
 
 SCHEMA = 1
+# Libraries that models and judges compute with, or read pictures with
+PACKAGES = {
+    name: name
+    for name in (
+        "torch",
+        "numpy",
+        "scipy",
+        "torchmetrics",
+        "torch-fidelity",
+        "transformers",
+        "diffusers",
+        "pillow",
+    )
+}
 # Where files lie and whether they may be downloaded changes nothing; their content stands under "files".
 _FILES = ("inception_weights", "lpips_weights", "lpips_linear")
 _FREE = ("offline", "device", "prompts", *_FILES)
@@ -60,7 +74,7 @@ class Keys:
             "reference": self._digest(options.reference_name),
             "files": self._weights(options, protocol),
             "samples": self._samples,
-            "versions": versions(),
+            "versions": versions(PACKAGES),
             "machine": [device.type, device_name(device), torch.get_num_threads()],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

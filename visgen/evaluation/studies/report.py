@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visgen.evaluation.numbers import number
+from visgen.evaluation.numbers import POINTS, signed
 from visgen.evaluation.studies.beside import Beside, beside_first
 from visgen.evaluation.studies.folder import CELLS, FAILED, Record, StudyFolder
 from visgen.evaluation.studies.grids import SampleGrid
@@ -21,7 +21,6 @@ from visgen.evaluation.studies.words import COSTS, MEANINGS, sentence, title
 
 PAGE = Path(__file__).parent / "page"
 NAMED_RIVALS = 3
-POINTS = " points"
 KINDS = {"generate": "Generated images", "reconstruct": "Reconstructions"}
 
 
@@ -190,13 +189,6 @@ def _difference(metric: str, found: dict[str, Any] | None) -> dict[str, Any]:
         "interval": f"{low} – {high.removesuffix(POINTS)}",
         "verdict": verdict,
     }
-
-
-def signed(metric: str, value: float) -> str:
-    """A difference for people, with its sign; shares in points of percent."""
-    text = number(metric, abs(value)).replace(" %", POINTS)
-    zero = not re.search("[1-9]", text)
-    return text if zero else f"{'+' if value > 0 else '−'}{text}"
 
 
 def _speed(one: Beside, record: Record) -> str:
