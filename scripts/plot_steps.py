@@ -83,6 +83,9 @@ def plot(lines: dict[str, Line], output: Path) -> None:
         ticks = sorted({steps for line in lines.values() for steps, _ in line})
         panel.set_xticks(ticks, labels=[str(n) for n in ticks], minor=False)
         panel.minorticks_off()
+    low, high = panels[0].get_ylim()  # a logarithmic axis of less than a decade would show one number
+    ticks = [n for n in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500) if low <= n <= high]
+    panels[0].set_yticks(ticks, labels=[str(n) for n in ticks])
     figure.savefig(output, dpi=110)
 
 
