@@ -81,6 +81,13 @@ def test_distances_are_resampled_together():
     assert not difference("fid", near, other, paired=True).significant
 
 
+def test_distances_of_few_images_are_not_judged():
+    reference = FeatureSums.of_array(features(1.0, seed=9)).statistics()
+    few = [distance_side(features(scale)[:4], reference) for scale in (1.1, 9.0)]
+    found = difference("fid", *few, paired=True)
+    assert found.interval[0] > 0 and found.significant is None
+
+
 def test_percentiles_and_shares_come_of_the_errors():
     errors = np.linspace(0, 0.1, N)
     a, b = side("l1", errors, max_error=0.05), side("l1", errors * 1.5, max_error=0.05)

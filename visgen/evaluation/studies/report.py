@@ -128,9 +128,7 @@ def _biased(table: Table) -> str:
     count, dims = first["count"], first["protocol"].get("feature_dims", 0)
     if count > dims or not {"fid", "rfid"} & set(table.metrics):
         return ""
-    return (
-        f"Of {count} images in {dims} dimensions Fréchet distances are far too large; they only compare rows."
-    )
+    return f"Of {count} images in {dims} dimensions Fréchet distances are far too large, and rough at that."
 
 
 def _has_intervals(table: Table, metric: str) -> bool:

@@ -80,7 +80,15 @@ def difference(metric: str, a: Side, b: Side, paired: bool, seed: int = 0) -> Di
         method = "none" if interval is None else "intervals"
     if interval is None:
         return Difference(value, None, None, method)
-    return Difference(value, interval, not interval[0] <= 0 <= interval[1], method)
+    significant = None if _singular(metric, a) else not interval[0] <= 0 <= interval[1]
+    return Difference(value, interval, significant, method)
+
+
+def _singular(metric: str, side: Side) -> bool:
+    """Whether a Fréchet distance is of no more images than dimensions: resamples, which repeat some, are then
+    no guide to other images."""
+    rows = None if side.kept is None else side.kept.rows.get(DISTANCES.get(metric, ""))
+    return rows is not None and len(rows) <= rows.shape[1]
 
 
 def measure(metric: str, side: Side) -> Measure | None:
