@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from visgen.cli.options import open_model
-from visgen.errors import InputError, UnknownNameError
 
 ANSWER_MODEL = "scenes-vlm"
 
@@ -34,17 +33,9 @@ def check_pruner(prune: str | None) -> None:
 
 
 def open_answer_model(model: str, dtype: str | None, device: str | None, offline: bool) -> Any:
-    """The pipeline that answers; while the default model does not ship, this says how to come by one.
+    """The pipeline that answers.
 
     Raises:
         InputError: as `visgen.load`.
     """
-    try:
-        return open_model(model, "answer", dtype, device, offline)
-    except UnknownNameError as error:
-        if model != ANSWER_MODEL:
-            raise
-        raise InputError(
-            f"{ANSWER_MODEL} does not ship with this visgen; train it, visgen train recipes/scenes-vlm.yaml, "
-            "and give -m runs/scenes-vlm/model, or name another model, such as -m llava-hf/llava-1.5-7b-hf"
-        ) from error
+    return open_model(model, "answer", dtype, device, offline)
