@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-from visgen.cli.options import open_model
 
 ANSWER_MODEL = "scenes-vlm"
 
@@ -30,12 +28,3 @@ def check_pruner(prune: str | None) -> None:
         from visgen.pruning.making import parse_pruner
 
         parse_pruner(prune)
-
-
-def open_answer_model(model: str, dtype: str | None, device: str | None, offline: bool) -> Any:
-    """The pipeline that answers.
-
-    Raises:
-        InputError: as `visgen.load`.
-    """
-    return open_model(model, "answer", dtype, device, offline)

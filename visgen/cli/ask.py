@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visgen.cli.answering import ANSWER_MODEL, MaxTokens, Prune, check_pruner, open_answer_model
+from visgen.cli.answering import ANSWER_MODEL, MaxTokens, Prune, check_pruner
 from visgen.cli.console import say
-from visgen.cli.options import Device, Dtype, Model, Offline, given
+from visgen.cli.options import Device, Dtype, Model, Offline, given, open_model
 
 if TYPE_CHECKING:
     from visgen.pipelines.answer import AnswerOutput
@@ -44,7 +44,7 @@ def ask(
     check_pruner(prune)
     pictures = [read_image(path) for path in images]
     options = given(prune=prune, num_tokens=num_tokens, max_new_tokens=max_tokens, batch_size=batch_size)
-    pipe = open_answer_model(model, dtype, device, offline)
+    pipe = open_model(model, "answer", dtype, device, offline)
     output = pipe(pictures, question, **options)
     if as_json:
         say(json.dumps(_document(images, question, model, output), ensure_ascii=False, indent=2))

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from visgen.cli.console import note, say
+from visgen.cli.console import say
 from visgen.cli.options import DecodeGuidance, DecodeSteps, Device, Dtype, Offline, Output, given, open_model
 from visgen.cli.outputs import fresh, is_picture, shortened
-from visgen.cli.progress import image_bar
+from visgen.cli.progress import resumable_bar
 from visgen.cli.token_options import DecodeSeed, given_decoding
 from visgen.errors import InputError, shown
 
@@ -77,10 +77,6 @@ def _draw(pipe: Any, tokens: Any, path: Path, drawing: dict[str, Any]) -> None:
 def _fill(pipe: Any, tokens: Any, folder: Path, drawing: dict[str, Any]) -> None:
     from visgen.pipelines.detokenize import detokenize_folder
 
-    try:
-        with image_bar() as show:
-            new = detokenize_folder(pipe, tokens, folder, on_progress=show, **drawing)
-    except KeyboardInterrupt:
-        note(f"the same command goes on where it stopped, in {folder}")
-        raise
+    with resumable_bar(folder) as show:
+        new = detokenize_folder(pipe, tokens, folder, on_progress=show, **drawing)
     say(f"{folder}: {len(tokens.names)} images, {new} of them new")

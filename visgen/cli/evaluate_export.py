@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visgen.cli.console import note, say
-from visgen.cli.progress import image_bar
+from visgen.cli.console import say
+from visgen.cli.progress import resumable_bar
 from visgen.errors import InputError, shown
 from visgen.evaluation.exports import LAYOUTS
 
@@ -62,12 +62,8 @@ def export_images(
     scores = asked.folder / SCORES
     if options.metrics or options.protocol or options.reference:
         check_new(scores, "the file of scores")
-    try:
-        with image_bar() as show:
-            done = export(names[0], asked, replace(options, prompts=None), on_progress=show)
-    except KeyboardInterrupt:
-        note(f"the same command goes on where it stopped, in {asked.folder}")
-        raise
+    with resumable_bar(asked.folder) as show:
+        done = export(names[0], asked, replace(options, prompts=None), on_progress=show)
     if done.records:
         write_results(scores, done.records)  # last: where it is, all else is
     say(f"{done.place}: {done.total} images, {done.made} of them new, for {done.judge}")

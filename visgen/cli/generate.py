@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visgen.cli.console import note, say
+from visgen.cli.console import say
 from visgen.cli.engine_options import EngineName, ShardSize, Workers, make_engine
 from visgen.cli.options import (
     DEFAULT_MODEL,
@@ -41,7 +41,7 @@ from visgen.cli.options import (
 )
 from visgen.cli.outputs import is_picture, picture_paths
 from visgen.cli.pictures import Steps, save_pictures
-from visgen.cli.progress import image_bar
+from visgen.cli.progress import resumable_bar
 from visgen.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -156,12 +156,8 @@ def _draw_file(prompts: Path, folder: Path, model: str, loading: dict[str, Any],
     pipe = open_model(model, "class-to-image" if rows[0].kind == "label" else "text-to-image", **loading)
     pipe.set_progress_bar_config(disable=True)
 
-    try:
-        with image_bar() as show:
-            result = generate_folder(pipe, rows, folder, on_progress=show, **options)
-    except KeyboardInterrupt:
-        note(f"the same command goes on where it stopped, in {folder}")
-        raise
+    with resumable_bar(folder) as show:
+        result = generate_folder(pipe, rows, folder, on_progress=show, **options)
     say(f"{folder}: {result.total} images, {result.made} of them new, seed {result.seed}")
 
 
@@ -173,11 +169,7 @@ def _draw_shards(prompts: Path, folder: Path, model: str, engine: Engine, **opti
     rows = read_rows(prompts)
     if options["device"] is not None and engine.name == "local":
         check_device(options["device"])
-    try:
-        with image_bar() as show:
-            result = generate_shards(model, rows, folder, engine=engine, on_progress=show, **options)
-    except KeyboardInterrupt:
-        note(f"the same command goes on where it stopped, in {folder}")
-        raise
+    with resumable_bar(folder) as show:
+        result = generate_shards(model, rows, folder, engine=engine, on_progress=show, **options)
     made = f"{result.total} images in {result.shards} shards, {result.made} of them new"
     say(f"{folder}: {made}, seed {result.seed}")

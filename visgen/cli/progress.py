@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from visgen.cli.console import note
 
 # Seconds that the rate is measured over: a batch of a large model takes minutes on a CPU.
 RATE_WINDOW = 600
@@ -49,3 +52,14 @@ def image_bar() -> Iterator[Callable[[int, int], None]]:
                 bar.advance(task, done - bar.tasks[0].completed)
 
         yield show
+
+
+@contextmanager
+def resumable_bar(folder: Path) -> Iterator[Callable[[int, int], None]]:
+    """`image_bar` of a job that an interrupted command goes on with; an interruption says so."""
+    try:
+        with image_bar() as show:
+            yield show
+    except KeyboardInterrupt:
+        note(f"the same command goes on where it stopped, in {folder}")
+        raise

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from visgen.cli.answering import ANSWER_MODEL, Prune, check_pruner, open_answer_model
+from visgen.cli.answering import ANSWER_MODEL, Prune, check_pruner
 from visgen.cli.console import say
-from visgen.cli.options import Device, Dtype, Model, Offline
+from visgen.cli.options import Device, Dtype, Model, Offline, open_model
 from visgen.errors import InputError
 
 QUESTION = "how many objects are there?"
@@ -40,7 +40,7 @@ def prune(
         raise InputError(f"-o {str(output)!r} must end in .png")
     check_pruner(method)
     picture = read_image(image)
-    pipe = open_answer_model(model, dtype, device, offline)
+    pipe = open_model(model, "answer", dtype, device, offline)
     found = map_tokens(pipe, picture, question, prune=method)
     facts = {"visgen_model": model, "visgen_prune": method, "visgen_question": question}
     write_png(token_overlay(found.picture, found.grid, found.stay), output, facts)

@@ -28,12 +28,13 @@ def score_tables(records: Sequence[Record]) -> Iterator[Table]:
         yield _pruning([record for record in records if record.get("pruning") or record.get("reading")])
 
 
-def _table(title: str, *columns: str) -> Table:
+def figures_table(title: str, *columns: str, highlight: bool = True) -> Table:
+    """An empty table: what a row is about, then figures to the right."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    out = Table(box=box.SIMPLE, title=escape(title), title_justify="left", highlight=True)
+    out = Table(box=box.SIMPLE, title=escape(title), title_justify="left", highlight=highlight)
     out.add_column(columns[0])
     for column in columns[1:]:
         out.add_column(escape(column), justify="right")
@@ -49,7 +50,7 @@ def _overview(records: Sequence[Record]) -> Table:
     reference = (first["reference"] or {}).get("name", "no reference")
     what = "questions" if first["subject"].get("kind") == "answer" else "images"
     title = f"protocol {protocol['name']} v{protocol['version']} · {reference} · {first['count']} {what}"
-    out = _table(title, "", *(f"{name} {'↑' if better[name] else '↓'}" for name in names))
+    out = figures_table(title, "", *(f"{name} {'↑' if better[name] else '↓'}" for name in names))
     for record in records:
         cells = [_cell(name, record["metrics"].get(name)) for name in names]
         out.add_row(*map(escape, [record["subject"]["name"], *cells]))
@@ -68,7 +69,7 @@ def _cell(name: str, score: Mapping[str, Any] | None) -> str:
 def _beside(record: Record) -> Table:
     fid = record["metrics"]["fid"]
     beside = fid["beside"]
-    out = _table(f"{record['subject']['name']}: what FID can be", "", "fid")
+    out = figures_table(f"{record['subject']['name']}: what FID can be", "", "fid")
     out.add_row("generated", number("fid", fid["value"]))
     out.add_row("reconstructed: the tokenizer's ceiling", number("fid", beside["reconstruction"]))
     if beside["real"] is not None:
@@ -79,7 +80,7 @@ def _beside(record: Record) -> Table:
 
 def _tokens(record: Record) -> Table:
     score = record["metrics"]["tokens"]
-    out = _table(f"{record['subject']['name']}: tokens of an image", "", "tokens")
+    out = figures_table(f"{record['subject']['name']}: tokens of an image", "", "tokens")
     out.add_row("mean", number("tokens", score["value"]))
     out.add_row("rank correlation with the number of objects", number("objects", score["objects"]))
     return out
@@ -90,7 +91,7 @@ def _pruning(records: Sequence[Record]) -> Table:
     from rich.markup import escape
 
     columns = ("tokens", "kept", "mean of layers", "decoder FLOPs", "cache KiB", "selection ms", "prefill ms")
-    out = _table("vision tokens", "", *columns, "accuracy − whole")
+    out = figures_table("vision tokens", "", *columns, "accuracy − whole")
     for record in records:
         one = record["pruning"] or record["reading"]
         counts = [f"{one[name]:.1f}" for name in ("image_tokens", "kept_tokens", "average_tokens")]
@@ -112,7 +113,7 @@ def _difference(record: Record) -> str:
 def _adherence(record: Record) -> Table:
     score = record["metrics"]["adherence"]
     columns = {record["subject"]["name"]: score["shares"], **score["ceilings"]}
-    out = _table(f"{record['subject']['name']}: adherence", "", "images", *columns)
+    out = figures_table(f"{record['subject']['name']}: adherence", "", "images", *columns)
     for label, path in _rows(score["shares"]):
         shares = [_at(shares, path) for shares in columns.values()]
         texts = ["–" if share is None else number("adherence", share["value"]) for share in shares]

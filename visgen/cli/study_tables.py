@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from visgen.cli.scores import figures_table
 from visgen.evaluation.numbers import number, signed
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def study_tables(outcome: Outcome) -> Iterator[Table]:
         arrows = ["↑" if table.higher_is_better(metric) else "↓" for metric in metrics]
         heads = [f"{title(metric)} {arrow}" for metric, arrow in zip(metrics, arrows, strict=True)]
         count = table.records[0]["count"]
-        out = _table(f"{table.kind} · {count} images", "", *heads, *(COSTS[name][0] for name in costs))
+        out = figures_table(
+            f"{table.kind} · {count} images", "", *heads, *(COSTS[name][0] for name in costs), highlight=False
+        )
         clear = {metric: table.clear_best(metric) for metric in metrics}
         for record in table.records:
             scores = []
@@ -39,18 +42,6 @@ def study_tables(outcome: Outcome) -> Iterator[Table]:
             asked = [cost_text(name, cost(record, name)) for name in costs]
             out.add_row(escape(record["cell"]["label"]), *scores, *asked)
         yield out
-
-
-def _table(name: str, *columns: str) -> Table:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = Table(box=box.SIMPLE, title=escape(name), title_justify="left", highlight=False)
-    out.add_column(columns[0])
-    for column in columns[1:]:
-        out.add_column(escape(column), justify="right")
-    return out
 
 
 def diff_lines(diff: StudyDiff) -> Iterator[str]:
@@ -68,7 +59,9 @@ def diff_lines(diff: StudyDiff) -> Iterator[str]:
 
 def diff_table(diff: StudyDiff) -> Table:
     """Scores before and after, cell by cell."""
-    out = _table(f"{diff.a} → {diff.b}", "", "metric", "before", "after", "difference", "by", "")
+    out = figures_table(
+        f"{diff.a} → {diff.b}", "", "metric", "before", "after", "difference", "by", "", highlight=False
+    )
     for cell in diff.cells:
         for metric, one in cell.metrics.items():
             out.add_row(*_row(cell, metric, one))

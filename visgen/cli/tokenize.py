@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visgen.cli.console import note, say
+from visgen.cli.console import say
 from visgen.cli.engine_options import EngineName, Workers, make_engine
 from visgen.cli.options import DEFAULT_MODEL, Device, Dtype, Offline, check_device, given, open_model
 from visgen.cli.outputs import fresh, shortened
-from visgen.cli.progress import image_bar
+from visgen.cli.progress import resumable_bar
 from visgen.cli.token_options import MaxError, Place, TokenCount, Tokenizer, check_folder
 from visgen.errors import InputError, shown
 
@@ -106,12 +106,8 @@ def _fill(pipe: Any, source: Path, folder: Path, **options: Any) -> None:
     from visgen.pipelines.tokenize import tokenize_folder
 
     pipe.set_progress_bar_config(disable=True)
-    try:
-        with image_bar() as show:
-            result = tokenize_folder(pipe, source, folder, on_progress=show, **options)
-    except KeyboardInterrupt:
-        note(f"the same command goes on where it stopped, in {folder}")
-        raise
+    with resumable_bar(folder) as show:
+        result = tokenize_folder(pipe, source, folder, on_progress=show, **options)
     say(summary(result))
 
 
@@ -120,12 +116,8 @@ def _share_out(tokenizer: str, source: Path, folder: Path, engine: Engine | None
 
     if options["device"] is not None and (engine is None or engine.name == "local"):
         check_device(options["device"])
-    try:
-        with image_bar() as show:
-            result = tokenize_images(tokenizer, source, folder, engine=engine, on_progress=show, **options)
-    except KeyboardInterrupt:
-        note(f"the same command goes on where it stopped, in {folder}")
-        raise
+    with resumable_bar(folder) as show:
+        result = tokenize_images(tokenizer, source, folder, engine=engine, on_progress=show, **options)
     say(summary(result))
 
 
