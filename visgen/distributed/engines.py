@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,20 +65,9 @@ def do_tasks(make: Callable[[], Worker], tasks: Sequence[Task], engine: Engine) 
 
         yield from do_on_ray(make, tasks, engine)
         return
+    from visgen.nn.threads import torch_threads
+
     with torch_threads(engine.threads):
         worker = make()
         for task in tasks:
             yield worker(task)
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """A number of threads for torch, the former one afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

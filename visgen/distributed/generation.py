@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from visgen.distributed.shard_folder import ShardFolder, cut, key_of, shard_name
 from visgen.pipelines.batch_folder import Picture
 from visgen.pipelines.batch_plan import BatchPlan, draw, pictures_of, plan_batch, without_repeated_warnings
 from visgen.pipelines.batch_record import settle
+from visgen.pipelines.folder import FolderResult
 from visgen.pipelines.options import positive
 from visgen.pipelines.rows import Row, as_rows
 
@@ -27,22 +27,14 @@ SHARD_SIZE = 256
 
 
 @dataclass(frozen=True)
-class GenerationResult:
+class ShardsResult(FolderResult):
     """What a run left.
 
     Attributes:
-        folder: where.
-        total: images of the job, all of them in the folder now.
-        made: those that this run made.
         shards: number of them.
-        seed: of the rows that have none of their own.
     """
 
-    folder: Path
-    total: int
-    made: int
     shards: int
-    seed: int
 
 
 def generate_shards(
@@ -57,7 +49,7 @@ def generate_shards(
     offline: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
-) -> GenerationResult:
+) -> ShardsResult:
     """Write the images of rows into `000000.tar`, … of `shard_size` images, and `index.json`.
 
     A sample is KEY.png and KEY.json (prompt or label, seed, ordinal, row, j, number); KEY is the image's
@@ -100,7 +92,7 @@ def generate_shards(
         tasks = [_task(plan, n, shards[n]) for n in missing]
         _do(make, tasks, engine, len(plan), on_progress or (lambda done, total: None))
         place.finish(shards)
-    return GenerationResult(place.folder, len(plan), made, len(shards), seed)
+    return ShardsResult(place.folder, len(plan), made, seed, len(shards))
 
 
 def _do(

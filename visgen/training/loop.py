@@ -15,6 +15,7 @@ from torch import Tensor
 from visgen.data.batch import Batch
 from visgen.errors import InputError
 from visgen.nn.noise import image_seed
+from visgen.nn.threads import torch_threads
 from visgen.processes import Processes
 from visgen.training import OBJECTIVES, checkpoint
 from visgen.training.ema import Ema
@@ -56,18 +57,13 @@ class Trainer:
         """Train to the end, or until interrupted; returns the output folder. The caller's generators are
         kept."""
         start = self._starting_point()
-        threads = torch.get_num_threads()
-        try:
-            if self.recipe.threads:
-                torch.set_num_threads(self.recipe.threads)
+        with torch_threads(self.recipe.threads):
             self.processes = Processes()
             device = self.processes.device
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 self._build()
                 self._restore(start)
                 self._train()
-        finally:
-            torch.set_num_threads(threads)
         return self.output
 
     def _starting_point(self) -> Path | None:

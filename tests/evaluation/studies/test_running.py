@@ -26,10 +26,11 @@ from visgen.evaluation.studies.cells import cells_of
 from visgen.evaluation.studies.folder import DONE, FAILED, StudyFolder
 from visgen.evaluation.studies.kept import read_kept
 from visgen.evaluation.studies.keys import Keys
-from visgen.evaluation.studies.running import each_warning_once, stored, torch_threads
+from visgen.evaluation.studies.running import each_warning_once, stored
 from visgen.evaluation.studies.study import load_study
 from visgen.evaluation.studies.table import tables, to_csv
 from visgen.evaluation.studies.writing import write_report
+from visgen.nn.threads import torch_threads
 
 # Six images in twelve dimensions.
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")

@@ -41,6 +41,7 @@ from visgen.evaluation.studies.samples import strip
 from visgen.evaluation.studies.study import Study
 from visgen.evaluation.subjects import Subject
 from visgen.evaluation.watching import Watcher
+from visgen.nn.threads import torch_threads
 from visgen.processes import Processes
 
 
@@ -124,17 +125,6 @@ def each_warning_once() -> Iterator[None]:
 
         warnings.showwarning = show_new  # type: ignore[assignment]
         yield
-
-
-@contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """So many threads inside; None = as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cell(
